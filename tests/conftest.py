@@ -31,8 +31,8 @@ SPECIALS = {
     "eos_token": "<|end|>",
 }
 ROLES = ("<|user|>", "<|assistant|>", "<|system|>")
-# The answer starts right at the generation marker: a blank there has no token, and transformers then
-# silently leaves the whole answer out of the mask.
+# The answer starts right at the generation marker: a blank there has no token, and transformers
+# then silently leaves the whole answer out of the mask.
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
     "{{- '<|' + message['role'] + '|> ' -}}"
