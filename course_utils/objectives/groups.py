@@ -58,6 +58,30 @@ def rloo_advantages(rewards: Tensor) -> Tensor:
     return rewards - rloo_baseline(rewards)
 
 
+def _aggregate(
+    losses: Tensor,
+    keep: Tensor,
+    aggregation: GRPOAggregation,
+    max_completion_length: int | None,
+    denominator: float | Tensor | None,
+) -> Tensor:
+    """Per-token losses (B, C), 0 where `keep` is False, to a scalar: see `grpo_loss`."""
+    if aggregation == "grpo":
+        if denominator is None:
+            return masked_mean(losses, keep, dim=1).mean()
+        per_answer = masked_sum(losses, keep, dim=1) / keep.sum(dim=1).clamp(min=1)  # (B,)
+        return per_answer.sum() / denominator
+    if aggregation == "bnpo":
+        return masked_mean(losses, keep, denominator=denominator)
+    if aggregation != "dr_grpo":
+        raise ValueError(f'aggregation must be "grpo", "bnpo" or "dr_grpo", got {aggregation!r}')
+    if denominator is None:
+        if max_completion_length is None:
+            raise ValueError('aggregation "dr_grpo" needs max_completion_length')
+        denominator = len(losses) * max_completion_length
+    return masked_mean(losses, keep, denominator=denominator)
+
+
 def grpo_loss(
     logprobs: Tensor,
     old_logprobs: Tensor,
@@ -105,21 +129,7 @@ def grpo_loss(
     if ref_logprobs is not None:
         kl = kl_estimate(logprobs, ref_logprobs.detach(), "k3", keep)
         losses = losses + beta * kl
-    if aggregation == "grpo":
-        if denominator is None:
-            loss = masked_mean(losses, keep, dim=1).mean()
-        else:
-            per_answer = masked_sum(losses, keep, dim=1) / keep.sum(dim=1).clamp(min=1)
-            loss = per_answer.sum() / denominator
-    elif aggregation == "bnpo":
-        loss = masked_mean(losses, keep, denominator=denominator)
-    elif aggregation == "dr_grpo":
-        if denominator is None and max_completion_length is None:
-            raise ValueError('aggregation "dr_grpo" needs max_completion_length')
-        whole = len(losses) * (max_completion_length or 0) if denominator is None else denominator
-        loss = masked_mean(losses, keep, denominator=whole)
-    else:
-        raise ValueError(f'aggregation must be "grpo", "bnpo" or "dr_grpo", got {aggregation!r}')
+    loss = _aggregate(losses, keep, aggregation, max_completion_length, denominator)
     with torch.no_grad():
         tokens = keep.sum().clamp(min=1)
         stats = {
