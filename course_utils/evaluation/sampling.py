@@ -79,7 +79,7 @@ def question(prompt: Any) -> str:
 def _sequence_kl(
     policy: Any, reference: Any, drawn: Sampled, temperature: float
 ) -> dict[str, Tensor]:
-    """k1, k3 and exact KL of each sampled answer, (B,) nats, from one forward pass of each model."""
+    """k1, k3 and exact KL of each sampled answer, (B,) nats, one forward pass each."""
     real = drawn.completion_mask  # (B, C)
     start = drawn.prompt_ids.shape[1]
     hidden = []
