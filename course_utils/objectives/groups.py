@@ -93,6 +93,7 @@ def grpo_loss(
     clip_high: float | None = None,
     aggregation: GRPOAggregation = "grpo",
     max_completion_length: int | None = None,
+    unbiased_kl: bool = False,
     denominator: float | Tensor | None = None,
 ) -> LossStats:
     """PPO's clipped objective with one advantage per answer, minus β k3(π ‖ π_ref) inside the loss.
@@ -104,6 +105,9 @@ def grpo_loss(
         aggregation: "grpo" mean over each answer's tokens, then over answers (long answers' tokens
             count less); "bnpo" mean over all tokens of the batch; "dr_grpo" sum over tokens divided
             by B · max_completion_length (no length bias; needs that limit).
+        unbiased_kl: multiply k3 by the ratio (with its gradient), as DeepSeek-V3.2 and TRL do: the
+            expected gradient is then β ∇KL(π ‖ π_ref) instead of the other direction's, also off
+            policy. False is GRPO as published.
         denominator: divide the sum by this instead: answers ("grpo"), tokens ("bnpo"), or answers
             times max_completion_length ("dr_grpo") of the whole minibatch.
     Returns: loss, and stats: clip_fraction (of this call's tokens), kl_k3 (mean per token,
@@ -128,7 +132,7 @@ def grpo_loss(
     kl = torch.zeros_like(losses)
     if ref_logprobs is not None:
         kl = kl_estimate(logprobs, ref_logprobs.detach(), "k3", keep)
-        losses = losses + beta * kl
+        losses = losses + beta * (kl * ratio if unbiased_kl else kl)
     loss = _aggregate(losses, keep, aggregation, max_completion_length, denominator)
     with torch.no_grad():
         tokens = keep.sum().clamp(min=1)
