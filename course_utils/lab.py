@@ -1,0 +1,289 @@
+"""The front door of every lesson: `lab = Lab.open()` -> model, data and settings for this machine.
+
+Nothing is loaded before it is asked for: opening the lab takes no longer than looking at the
+hardware. The cells of a lesson are the same on every tier; what the lab hands out differs.
+"""
+
+import functools
+import random
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from course_utils.answer_table import Answer, AnswerTable
+from course_utils.build import find_root
+from course_utils.errors import CourseError, DataError, TierError
+from course_utils.settings import Settings
+from course_utils.tiers import WORLD, Tier, TierChoice, choose_tier
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from course_utils.evaluation import Evaluation
+
+_SAMPLES = 2  # answers of one model that may meet in a preference pair
+
+
+class Lab:
+    """A tier on this machine: hands out models, data, settings and places to write to.
+
+    Attributes:
+        choice: tier, device, precision and the reason for them.
+        seed: of everything drawn through this lab.
+        settings: `settings.sft`, `.reward`, `.ppo`, `.dpo` for the trainers, from the tier's row.
+    """
+
+    def __init__(self, choice: TierChoice, seed: int = 0) -> None:
+        self.choice = choice
+        self.seed = seed
+        self.settings = Settings(choice, seed)
+
+    @classmethod
+    def open(cls, tier: str | None = None, seed: int = 0) -> "Lab":
+        """Chooses the tier (`tier`, else COURSE_TIER, else what the hardware carries), says why.
+
+        Also sets the global seeds of Python, NumPy and torch to `seed`.
+
+        Raises:
+            TierError: unknown tier, or one that this machine cannot run.
+        """
+        choice = choose_tier(tier)
+        print(choice.reason)
+        for warning in choice.warnings:
+            print(f"note: {warning}")
+        _seed_everything(seed)
+        return cls(choice, seed)
+
+    @property
+    def tier(self) -> Tier:
+        return self.choice.tier
+
+    @property
+    def device(self) -> str:
+        return self.choice.device
+
+    # ---- models ------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def _policy(self) -> tuple[Any, Any]:
+        from course_utils.models import load_policy
+
+        return load_policy(self.choice)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The policy's tokenizer, with its chat template."""
+        return self._policy[1]
+
+    def base(self) -> Any:
+        """A fresh copy of the tier's base model, to train or to look at; earlier ones stay."""
+        from course_utils.models import copy_model
+
+        return copy_model(self._policy[0])
+
+    def generate(self, model: Any, prompts: Sequence[Any], **options: Any) -> list[str]:
+        """The model's answers to prompts (strings or message lists), in order.
+
+        Options as of `generation.generate_texts`; by default sampled at temperature 1 with the
+        lab's seed and the tier's longest answer.
+        """
+        from course_utils.generation import generate_texts
+
+        defaults = {"max_new_tokens": self.tier.ppo.max_new_tokens, "seed": self.seed}
+        return generate_texts(model, self.tokenizer, list(prompts), **{**defaults, **options})
+
+    # ---- data --------------------------------------------------------------------------------
+
+    def prompts(self, split: str = "train", n: int | None = None, **options: Any) -> list[str]:
+        """`n` prompts (None: all) as text, "train" or "heldout"; options of `world.prompts`."""
+        self._require_world(self.tier.prompt_data, "prompts")
+        from course_utils import world
+
+        drawn = world.prompts(split=split, n=n, seed=self.seed, **options)
+        return [prompt.text for prompt in drawn]
+
+    @property
+    def lecture_prompts(self) -> list[str]:
+        """The prompts that the lecture itself shows."""
+        from course_utils import world
+
+        return list(world.LECTURE_PROMPTS)
+
+    def demonstrations(self, split: str = "train", n: int | None = None) -> "Dataset":
+        """Good answers to imitate, {prompt, completion}, conversational; None: the tier's n."""
+        self._require_world(self.tier.demonstration_data, "demonstrations")
+        from course_utils.data import worldsets
+
+        n = self.tier.demonstrations if n is None else n
+        return worldsets.demonstrations(split=split, n=n, seed=self.seed)
+
+    def preferences(
+        self,
+        models: Mapping[str, Any],
+        n: int | None = None,
+        split: str = "train",
+        annotator: Any = None,
+        **options: Any,
+    ) -> "Dataset":
+        """Pairs of the models' own answers, judged by an annotator: {prompt, chosen, rejected}.
+
+        Each pair's two answers are drawn among all models' samples, so that pairs of one model and
+        pairs of two both occur. A pair of equal answers is left out, so fewer than `n` may come.
+
+        Args:
+            models: name -> model.
+            n: pairs; None: as many as the tier uses. Prompts repeat when there are fewer.
+            annotator: anything with `compare(prompt, a, b) -> 0 | 1`; None: the world's, unbiased.
+            options: of `generate`.
+        """
+        self._require_world(self.tier.preference_data, "preferences")
+        if not models:
+            raise CourseError('preferences need a model to answer: pass {"base": lab.base()}')
+        from course_utils import world
+        from course_utils.data import worldsets
+
+        pool = self.prompts(split)
+        n = self.tier.preference_pairs if n is None else n
+        drawn = self.prompts(split, min(n, len(pool)))
+        asked = [drawn[i % len(drawn)] for i in range(n)]
+        candidates = [(name, sample) for name in models for sample in range(_SAMPLES)]
+        rng = random.Random(f"pairs:{self.seed}")
+        pairs = [rng.sample(range(len(candidates)), 2) for _ in asked]
+        answers: dict[tuple[int, int], str] = {}  # (pair, candidate) -> text
+        for number, (name, _) in enumerate(candidates):
+            rows = [i for i, pair in enumerate(pairs) if number in pair]
+            seed = self.seed * len(candidates) + number + 1
+            texts = self.generate(
+                models[name], [asked[i] for i in rows], **{"seed": seed, **options}
+            )
+            answers |= {(i, number): text for i, text in zip(rows, texts, strict=True)}
+        judged = [
+            (prompt, answers[i, a], answers[i, b])
+            for i, (prompt, (a, b)) in enumerate(zip(asked, pairs, strict=True))
+        ]
+        return worldsets.preferences(judged, annotator or world.Annotator(seed=self.seed))
+
+    def _require_world(self, source: str, what: str) -> None:
+        if source != WORLD:
+            raise TierError(
+                f"tier {self.tier.name} takes its {what} from {source} on the Hugging Face Hub, "
+                'which this version of the course cannot load; use Lab.open(tier="tiny"), or bring '
+                "your own file with course_utils.data.load_file"
+            )
+
+    # ---- measuring ---------------------------------------------------------------------------
+
+    @property
+    def gold(self) -> Any:
+        """The gold reward, (prompt, answer) -> GoldScore; None where true quality is not known."""
+        if self.tier.prompt_data != WORLD:
+            return None
+        from course_utils import world
+
+        return world.gold_reward
+
+    def answers(
+        self, models: Mapping[str, Any], prompts: Sequence[str], **options: Any
+    ) -> AnswerTable:
+        """The same prompts put to each model, with the gold reward and its parts where known.
+
+        Shows itself as a table in a notebook; `.frame()` has the numbers. Options of `generate`.
+        """
+        rows = []
+        texts = {name: self.generate(model, prompts, **options) for name, model in models.items()}
+        for number, prompt in enumerate(prompts):
+            for name in models:
+                text = texts[name][number]
+                rows.append(Answer(prompt, name, text, *self._score(prompt, text)))
+        return AnswerTable(rows, _part_meanings() if self.gold else None)
+
+    def _score(self, prompt: str, text: str) -> tuple[float | None, dict[str, float]]:
+        """Gold total and parts; (None, {}) for a prompt whose true quality is not known."""
+        try:
+            score = self.gold(prompt, text) if self.gold else None
+        except DataError:  # a question of the student's own
+            score = None
+        return (score.total, dict(score.parts)) if score else (None, {})
+
+    def evaluate(self, model: Any, n: int | None = None, **options: Any) -> "Evaluation":
+        """Gold reward and more on `n` held-out prompts (None: the tier's), with 95% intervals.
+
+        Options of `evaluation.evaluate_policy`, such as `reference=` for the KL.
+        """
+        from course_utils.evaluation import evaluate_policy
+
+        asked = self.prompts("heldout", self.tier.evaluation_prompts if n is None else n)
+        defaults = {
+            "gold": self.gold,
+            "seed": self.seed,
+            "max_new_tokens": self.tier.ppo.max_new_tokens,
+        }
+        return evaluate_policy(model, self.tokenizer, asked, **{**defaults, **options})
+
+    # ---- places ------------------------------------------------------------------------------
+
+    def run_directory(self, name: str = "latest") -> Path:
+        """Where the run `name` is or will be: in runs/ of the checkout, else of this folder."""
+        if not name or Path(name).name != name or name.startswith("."):
+            raise CourseError(f'"{name}" cannot name a run: use one word such as "sft" or "my-ppo"')
+        try:
+            root = find_root(Path.cwd())
+        except CourseError:
+            root = Path.cwd()
+        return root / "runs" / name
+
+    # ---- showing itself ----------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        return f"Lab(tier={self.tier.name!r}, device={self.device!r}, seed={self.seed})"
+
+    def _facts(self) -> list[tuple[str, str]]:
+        tier, ppo = self.tier, self.tier.ppo
+        policy = "the embedded world's own" if tier.policy == WORLD else tier.policy
+        data = dict.fromkeys((tier.prompt_data, tier.demonstration_data, tier.preference_data))
+        return [
+            ("model", f"{policy}, about {tier.parameters_m:g}M parameters"),
+            ("data", ", ".join("the embedded world" if d == WORLD else d for d in data)),
+            ("computes on", f"{self.device} in {self.choice.precision}"),
+            (
+                "training steps",
+                f"SFT {tier.sft.steps} · reward model {tier.reward.steps} · "
+                f"PPO {ppo.iterations} × {ppo.rollouts} answers · DPO {tier.dpo.steps}",
+            ),
+            ("true quality", "known (gold reward)" if self.gold else "not known"),
+        ]
+
+    def _repr_html_(self) -> str:
+        cell = 'style="text-align:left;padding:1px 14px 1px 0;vertical-align:top"'
+        rows = "".join(
+            f'<tr style="background:transparent"><td {cell}><span style="opacity:.7">'
+            f"{escape(name)}</span></td><td {cell}>{escape(value)}</td></tr>"
+            for name, value in self._facts()
+        )
+        notes = [self.choice.reason, *self.choice.warnings]
+        small = "".join(
+            f'<div style="font-size:12.5px;opacity:.75">{escape(n)}</div>' for n in notes
+        )
+        return (
+            '<div style="border:1px solid rgba(128,128,128,.4);border-left:4px solid '
+            'rgb(40,120,220);border-radius:6px;padding:10px 16px;max-width:760px;font-size:14px">'
+            f'<div style="font-size:16px;font-weight:600">Tier {escape(self.tier.name)}</div>'
+            f"{small}"
+            f'<table style="margin:6px 0 0;border-collapse:collapse;border:0">{rows}</table></div>'
+        )
+
+
+def _part_meanings() -> dict[str, str]:
+    from course_utils.world import gold
+
+    return dict(gold.PARTS)
+
+
+def _seed_everything(seed: int) -> None:
+    import numpy
+    import torch
+
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)  # noqa: NPY002  (libraries still draw from it)
+    torch.manual_seed(seed)
