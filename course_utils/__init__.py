@@ -5,12 +5,14 @@ Importing this package imports no torch: names are loaded when they are first us
 
 import importlib
 import os
+import sys
 from typing import Any
 
 __version__ = "0.1.0"
 
-# On a busy machine OpenMP threads that spin while they wait cost 5-12x; both variables are read once,
-# when torch loads its OpenMP runtime, so they are set here, before anything can import torch.
+# On a busy machine OpenMP threads that spin while they wait cost 5-12x; both variables are read
+# once, when torch loads its OpenMP runtime, so they are set before anything here can import torch.
+TOO_LATE_FOR_OPENMP = "torch" in sys.modules and "OMP_WAIT_POLICY" not in os.environ
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
@@ -24,7 +26,17 @@ _LAZY = {
     "train_reward_model": "course_utils.training.reward:train_reward_model",
     "train_dpo": "course_utils.training.dpo:train_dpo",
 }
-_SUBMODULES = ("data", "evaluation", "generation", "models", "objectives", "tiers", "training", "world")
+_SUBMODULES = (
+    "data",
+    "doctor",
+    "evaluation",
+    "generation",
+    "models",
+    "objectives",
+    "tiers",
+    "training",
+    "world",
+)
 
 __all__ = ["__version__", *_LAZY, *_SUBMODULES]
 
