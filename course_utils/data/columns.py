@@ -90,7 +90,11 @@ class Planner:
                 self._plans.clear()
             self._plans[key] = plan = find_columns(key, self.kind)
             for part, name in vars(plan).items():
-                if name not in (None, part):
+                if part == "messages" and name:
+                    self._report.notice(f'column "{name}" split into prompt and last answer')
+                elif part == "context" and name:
+                    self._report.notice(f'column "{name}" joined to the prompt')
+                elif name not in (None, part):
                     self._report.notice(f'column "{name}" read as "{part}"')
         return self._plans[key]
 

@@ -7,12 +7,14 @@ Whatever a row looked like in the file, it comes out conversational: lists of {r
 """
 
 import atexit
+import contextlib
+import errno
 import functools
 import hashlib
 import os
 import shutil
 import tempfile
-from contextlib import closing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,8 +22,7 @@ from course_utils.data.columns import Planner
 from course_utils.data.readers import open_table
 from course_utils.data.report import LoadReport, RowFault
 from course_utils.data.shapes import KINDS, Message, features
-from course_utils.errors import DataError
-from course_utils.files import explain_full_disk
+from course_utils.errors import CourseError, DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -110,24 +111,28 @@ def _load(
         except RowFault as fault:
             raise fault.at(report.source) from None
     sink = Sink(report.kind)
-    with closing(table.rows(wanted)) as rows:
-        for number, line, value in rows:
-            report.rows = number
-            try:
-                row = planner.row(value)
-                if length:
-                    length.check(row)
-                sink.add(row, number)
-            except RowFault as fault:
-                if on_bad_row == "error":
-                    at_line = "" if line in (None, number) else f" (line {line})"
-                    raise fault.at(f"{report.source} row {number}{at_line}") from None
-                report.drop(number, fault)
-            else:
-                report.kept += 1
-    if not report.kept:
-        raise report.hopeless()
-    return sink.dataset()
+    try:
+        with contextlib.closing(table.rows(wanted)) as rows:
+            for number, line, value in rows:
+                report.rows = number
+                try:
+                    row = planner.row(value)
+                    if length:
+                        length.check(row)
+                    sink.add(row, number)
+                except RowFault as fault:
+                    if on_bad_row == "error":
+                        at_line = "" if line in (None, number) else f" (line {line})"
+                        raise fault.at(f"{report.source} row {number}{at_line}") from None
+                    report.drop(number, fault)
+                else:
+                    report.kept += 1
+        if not report.kept:
+            raise report.hopeless()
+        return sink.dataset()
+    except BaseException:
+        sink.discard()
+        raise
 
 
 class LengthCheck:
@@ -210,10 +215,10 @@ class Sink:
             self._batches.append(batch)
             self._rows, self._row_bytes = [], 0
         if self._bytes > SPOOL_BYTES:
-            if self._writer is None:
-                self._path = _spool_directory() / f"{os.urandom(8).hex()}.arrow"
-                self._writer = pa.ipc.new_stream(str(self._path), self._schema)
-            with explain_full_disk(self._path or ""):
+            with _explain_full_disk():
+                if self._writer is None:
+                    self._path = _spool_directory() / f"{os.urandom(8).hex()}.arrow"
+                    self._writer = pa.ipc.new_stream(str(self._path), self._schema)
                 for batch in self._batches:
                     self._writer.write_batch(batch)
             self._batches = []
@@ -226,15 +231,36 @@ class Sink:
         self._flush()
         if self._writer is None:
             return Dataset(pa.Table.from_batches(self._batches, self._schema))
-        with explain_full_disk(self._path or ""):
+        with _explain_full_disk():
             self._writer.close()
         return Dataset.from_file(str(self._path))
+
+    def discard(self) -> None:
+        """Removes the file of a load that failed."""
+        if self._writer is not None:
+            with contextlib.suppress(OSError):
+                self._writer.close()
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
 
 
 def _texts(cell: list[Message] | bool) -> list[str]:
     if isinstance(cell, bool):
         return [str(cell)]
     return [message[key] for message in cell for key in ("role", "content")]
+
+
+@contextlib.contextmanager
+def _explain_full_disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise CourseError(
+            f"no space left in {tempfile.gettempdir()} for the temporary copy of the data; free "
+            "some space there, or set TMPDIR to a folder with more"
+        ) from error
 
 
 @functools.cache

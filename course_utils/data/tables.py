@@ -11,7 +11,7 @@ from course_utils.data.lines import LineReader, Raw, blank_line, decode, too_lar
 from course_utils.data.report import RowFault
 from course_utils.errors import DataError
 
-_PARQUET_BATCH = 64  # rows decoded at a time
+_PARQUET_BATCH = 8  # rows decoded at a time; a few, as a cell may be far larger than in the file
 
 
 # --- CSV --------------------------------------------------------------------------------------
@@ -186,9 +186,18 @@ class ParquetTable:
                     batch = next(batches, None)
                 if batch is None:
                     return
-                for i in range(batch.num_rows):
+                for value in self._values(batch, row + 1):
                     row += 1
-                    yield Raw(row, None, self._value(batch.slice(i, 1), row))
+                    yield Raw(row, None, value)
+
+    def _values(self, batch: Any, first: int) -> Iterator[Any]:
+        """The rows of a batch as Python values; one by one if one may be too large or broken."""
+        if batch.nbytes <= self.limit:
+            with contextlib.suppress(ValueError, OverflowError):
+                yield from batch.to_pylist()
+                return
+        for i in range(batch.num_rows):
+            yield self._value(batch.slice(i, 1), first + i)
 
     def _value(self, record: Any, row: int) -> Any:
         """One row of a batch as Python values; measured before it is decoded."""

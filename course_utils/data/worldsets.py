@@ -78,6 +78,7 @@ def preferences(rows: Iterable[tuple[Any, str, str]], annotator: Comparer) -> "D
 
 
 def _dataset(kind: str, rows: list[dict[str, Any]]) -> "Dataset":
+    import pyarrow as pa
     from datasets import Dataset
 
-    return Dataset.from_list(rows, features=features(kind))
+    return Dataset(pa.Table.from_pylist(rows, features(kind).arrow_schema))
