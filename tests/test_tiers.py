@@ -150,6 +150,7 @@ def test_kernels_follow_cuda_compatibility() -> None:
     build = ["sm_75", "sm_80", "sm_86", "sm_90"]
     assert has_kernels((7, 5), build)
     assert has_kernels((8, 9), build)  # runs sm_86 code
+    assert not has_kernels((8, 0), ["sm_86"])  # but not the other way round
     assert not has_kernels((6, 0), build)
     assert not has_kernels((10, 0), build)
     assert has_kernels((10, 0), [*build, "compute_90"])  # PTX is compiled for newer devices
