@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from course_utils.errors import CheckpointError
 
@@ -126,7 +125,7 @@ def _apart(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return apart
 
 
-def _save_module(path: Path, module: nn.Module) -> dict[str, str]:
+def _save_module(path: Path, module: Any) -> dict[str, str]:
     """Writes the module's tensors; returns {name: other name} for those that are one (tied)."""
     tensors: dict[str, torch.Tensor] = {}
     aliases: dict[str, str] = {}
@@ -142,7 +141,7 @@ def _save_module(path: Path, module: nn.Module) -> dict[str, str]:
     return aliases
 
 
-def _load_module(path: Path, module: nn.Module, aliases: Mapping[str, str]) -> None:
+def _load_module(path: Path, module: Any, aliases: Mapping[str, str]) -> None:
     """Copies the saved values into the module's own tensors, of the same names and shapes."""
     saved = _read(path)
     target = module.state_dict()
@@ -182,13 +181,14 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
 
 def save_training_state(
     directory: Path | str,
-    modules: Mapping[str, nn.Module],
+    modules: Mapping[str, Any],
     optimizers: Mapping[str, Any] | None = None,
     extra: Any = None,
     generators: Mapping[str, Generator] | None = None,
 ) -> None:
     """Writes modules, optimizers (also schedulers: all with state_dict), random states and `extra`.
 
+    Modules and optimizers are anything with state_dict, a module's being the tensors themselves.
     `extra` is plain data (numbers, text, lists, tuples, dicts, tensors, None). Besides the named
     `generators`, the global generators of torch, Python and NumPy are always saved.
     """
@@ -211,7 +211,7 @@ def save_training_state(
 
 def load_training_state(
     directory: Path | str,
-    modules: Mapping[str, nn.Module],
+    modules: Mapping[str, Any],
     optimizers: Mapping[str, Any] | None = None,
     generators: Mapping[str, Generator] | None = None,
 ) -> Any:
