@@ -246,6 +246,7 @@ class Lab:
             ("model", f"{policy}, about {tier.parameters_m:g}M parameters"),
             ("data", ", ".join("the embedded world" if d == WORLD else d for d in data)),
             ("computes on", f"{self.device} in {self.choice.precision}"),
+            ("chosen because", self.choice.reason),
             (
                 "training steps",
                 f"SFT {tier.sft.steps} · reward model {tier.reward.steps} · "
@@ -261,7 +262,7 @@ class Lab:
             f"{escape(name)}</span></td><td {cell}>{escape(value)}</td></tr>"
             for name, value in self._facts()
         )
-        notes = [self.choice.reason, *self.choice.warnings]
+        notes = [self.tier.summary, *self.choice.warnings]
         small = "".join(
             f'<div style="font-size:12.5px;opacity:.75">{escape(n)}</div>' for n in notes
         )

@@ -28,8 +28,8 @@ STAGES = (
     Stage("base", "Base model", "has read, has no manners", 8, 118, "120,120,130"),
     Stage("sft", "SFT model", "imitates good answers", 318, 118, "40,120,220"),
     Stage("reward", "Reward model", "predicts what people prefer", 562, 14, "150,90,200"),
-    Stage("ppo", "PPO", "seeks reward, stays near SFT", 808, 14, "235,125,20"),
-    Stage("dpo", "DPO", "learns from pairs directly", 808, 222, "20,150,130"),
+    Stage("ppo", "PPO", "from SFT, towards reward", 808, 14, "235,125,20"),
+    Stage("dpo", "DPO", "from SFT, by the pairs alone", 808, 222, "20,150,130"),
 )
 
 
@@ -53,9 +53,6 @@ class PipelineMap:
             f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(repr(self))}" '
             'style="display:block;width:100%;max-width:1000px;height:auto;font-family:system-ui,'
             'sans-serif" xmlns="http://www.w3.org/2000/svg">'
-            '<defs><marker id="course-tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" '
-            'markerHeight="8" orient="auto"><path d="M0,0 L8,4 L0,8 z" fill="rgb(128,128,128)"/>'
-            "</marker></defs>"
             f"{''.join(self._box(stage) for stage in STAGES)}{_arrows()}{_preferences()}</svg>"
         )
 
@@ -80,17 +77,18 @@ class PipelineMap:
 
 
 def _arrows() -> str:
-    paths = (
-        "M180,160 H270",
-        "M442,160 H538",
-        "M610,138 V102",
-        "M694,56 H776",
-        "M610,182 V264 H776",
+    right, up = "l-9,-5 v10 z", "l-5,9 h10 z"  # arrow heads, from their tips
+    arrows = (
+        ("M192,160 H310", "M315,160", right),
+        ("M502,160 H578", "M583,160", right),
+        ("M654,138 V106", "M654,101", up),
+        ("M746,56 H800", "M805,56", right),
+        ("M654,182 V264 H800", "M805,264", right),
     )
     lines = "".join(
-        f'<path d="{path}" fill="none" stroke="rgb(128,128,128)" stroke-width="1.8" '
-        'marker-end="url(#course-tip)"/>'
-        for path in paths
+        f'<path d="{line}" fill="none" stroke="rgb(128,128,128)" stroke-width="1.8"/>'
+        f'<path d="{tip}{head}" fill="rgb(128,128,128)"/>'
+        for line, tip, head in arrows
     )
     labels = (
         (251, 136, "demonstrations"),

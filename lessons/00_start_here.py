@@ -66,7 +66,8 @@ PipelineMap()
 #
 # The model of tier `tiny` lives in a small universe that we wrote ourselves. Every fact of it is
 # known, so every sentence the model says can be checked. It was trained on that universe's "web":
-# encyclopedias, cookbooks, sums, and forum posts by people with all kinds of manners.
+# encyclopedias, cookbooks, sums, and forum posts by people with all kinds of manners. (There are no
+# capital letters in it.)
 
 # %%
 from course_utils.world.knowledge import load
@@ -106,7 +107,7 @@ pd.DataFrame(
         text + " …": [f"{word}  ({p:.0%})" for word, p in found.items()]
         for text, found in likely.items()
     }
-)
+).style.hide(axis="index")
 
 # %% tags=["hidden-test"]
 assert all(0 < sum(found.values()) <= 1.0001 for found in likely.values())
@@ -157,7 +158,13 @@ my_answer = "great question! black holes are objects with strong gravity. they a
 score = lab.gold(question, my_answer)
 print(f"gold reward {score.total:+.2f}")
 parts = pd.DataFrame({"points": score.parts, "how they are counted": PARTS}).loc[list(PARTS)]
-parts.style.format({"points": "{:+.2f}"}).set_properties(**{"text-align": "left"})
+looks = parts.style.format({"points": lambda points: f"{points:+.2f}" if points else "·"})
+looks = looks.bar(
+    subset=["points"], align="zero", vmin=-1.5, vmax=1.5, color=["#f0a860", "#78aaf0"]
+)
+looks.set_properties(**{"text-align": "left"}).set_table_styles(
+    [{"selector": "th", "props": "text-align: left"}]
+)
 
 # %% tags=["hidden-test"]
 assert abs(sum(score.parts.values()) - score.total) < 1e-9
@@ -235,15 +242,11 @@ LOOK = {
     "height": 300,
 }
 losses = run.frame().dropna(subset=["loss"])
-go.Figure(
-    go.Scatter(x=losses.step, y=losses.loss, mode="lines", line={"color": "#2878dc"}),
-    {
-        "title": "What the model would not have said, per word of the demonstrations",
-        "xaxis_title": "optimizer step",
-        "yaxis_title": "loss (nats per word)",
-        **LOOK,
-    },
-)
+smooth = losses.loss.rolling(10, min_periods=1).mean()
+figure = go.Figure(layout={"title": "Loss on the demonstrations", "showlegend": False, **LOOK})
+figure.add_scatter(x=losses.step, y=losses.loss, line={"color": "rgba(40,120,220,.35)", "width": 1})
+figure.add_scatter(x=losses.step, y=smooth, line={"color": "#2878dc", "width": 3})
+figure.update_layout(xaxis_title="optimizer step", yaxis_title="nats per word of the answer")
 
 # %% [markdown]
 # ## 6 · Before and after
@@ -346,11 +349,11 @@ Markdown(
 import json
 
 report_file = lab.run_directory("latest") / "report.json"
-report = json.loads(report_file.read_text()) if report_file.exists() else {"models": []}
+report = json.loads(report_file.read_text()) if report_file.exists() else {}
 
 rows = {
     model["key"]: {"model": model["label"], **model["evaluation"]["gold"]}
-    for model in report["models"]
+    for model in report.get("models", [])
     if (model.get("evaluation") or {}).get("gold")
 }
 here = {key: f"gold {found.mean:+.2f}" for key, found in measured.items()}
@@ -359,7 +362,9 @@ yours = {key: f"gold {row['mean']:+.2f}" for key, row in rows.items() if row["me
 if yours:
     print(f"Your own run: tier {report.get('tier')}, seed {report.get('seed')}.")
 else:
-    print("No report yet: these are this notebook's numbers. Run `make run`, then this cell again.")
+    print(
+        "No run with a gold reward yet, so these are this notebook's numbers: `make run` brings the rest."
+    )
 PipelineMap(yours or here)
 
 # %%
