@@ -1,8 +1,8 @@
 """What `report.json` holds and what `build_report` reads: plain JSON, every section optional.
 
-A section that is absent, empty or None becomes a sentence saying so. A number may be None (JSON's way to
-write NaN or infinity); NaN itself is tolerated too. Keys of models used throughout: "base", "sft",
-"best_of_n", "ppo", "ppo_low_beta" (PPO pushed too far), "dpo"; others are shown with their own label.
+A section that is absent, empty or None becomes a sentence saying so. A number may be None (JSON's
+way to write NaN or infinity); NaN itself is tolerated too. Keys of models used throughout: "base",
+"sft", "best_of_n", "ppo", "ppo_low_beta" (PPO pushed too far), "dpo"; others show their own label.
 
     results = {
         "title": "...", "tier": "tiny", "seed": 0, "seconds": 171.2,
@@ -58,9 +58,7 @@ class EvaluationJSON(TypedDict, total=False):
     truncated_rate: float  # share of answers cut off at max_new_tokens
     distinct_1: float  # distinct unigrams / unigrams over all answers
     distinct_2: float
-    completions: list[
-        dict[str, Any]
-    ]  # {"prompt", "text", "gold", "parts", "reward", "tokens", "kl"}
+    completions: list[dict[str, Any]]  # "prompt", "text", "gold", "parts", "reward", "tokens", ...
     forgetting: float | None  # optional, added by the pipeline: rise in loss (nats/token) over base
 
 
@@ -94,7 +92,8 @@ class Curves(TypedDict, total=False):
     sft:    loss, eval_loss, token accuracy (accuracy | mean_token_accuracy)
     reward: loss, eval_loss, accuracy, eval_accuracy, margin
     dpo:    loss, margin (rewards/margins), accuracy (rewards/accuracies), kl, gold
-    ppo, ppo_low_beta: reward, gold, kl, entropy, clip_fraction, completion_tokens, eos_rate, beta, ...
+    ppo, ppo_low_beta: reward, gold, kl, entropy, clip_fraction, completion_tokens,
+        eos_rate, beta, ...
     """
 
     sft: list[Row]
@@ -142,7 +141,7 @@ class Bin(TypedDict):
 
 
 class RewardModelReport(TypedDict, total=False):
-    """`evaluation.RewardModelAccuracy` and `evaluation.Calibration` in JSON, with what they ran on."""
+    """`evaluation.PairAccuracy.to_json()` with `Calibration.to_json()` under "calibration"."""
 
     accuracy: Estimate  # held-out pairs, ties count 1/2; against the annotator's labels
     accuracy_gold: Estimate  # the same pairs against the gold reward, when known
