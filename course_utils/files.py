@@ -46,8 +46,8 @@ def explain_full_disk(path: Path | str) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise CourseError(
-                f"no space left on the disk while writing {path}; what was complete before is kept: "
-                "free some space and continue with --resume"
+                f"no space left on the disk while writing {path}; what was complete before is "
+                "kept: free some space and continue with --resume"
             ) from error
         raise
 
@@ -74,8 +74,8 @@ def write_atomic(path: Path | str, data: str | bytes) -> Path:
                 file.write(payload)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(name, 0o666 & ~_umask())
-            os.replace(name, path)
+            Path(name).chmod(0o666 & ~_umask())
+            Path(name).replace(path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
@@ -89,9 +89,26 @@ def _umask() -> int:
     return mask
 
 
+def _replace_dir(new: Path, final: Path) -> None:
+    """Renames `new` to `final`; what stood there is removed only when the new one is in place."""
+    if not final.exists():
+        new.replace(final)
+        return
+    old = new.with_name(f"{new.name}.old")
+    try:
+        final.replace(old)
+        new.replace(final)
+    except BaseException:
+        if not final.exists():
+            old.replace(final)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def atomic_dir(final: Path | str) -> Iterator[Path]:
-    """Yields a temporary directory that becomes `final` when the block ends well, and vanishes if not.
+    """Yields a temporary directory that becomes `final` if the block ends well, else vanishes.
 
     An existing `final` is replaced. Files written inside are fsynced before the rename.
     """
@@ -105,10 +122,8 @@ def atomic_dir(final: Path | str) -> Iterator[Path]:
                 if file.is_file():
                     with open(file, "rb") as handle:
                         os.fsync(handle.fileno())
-            os.chmod(temporary, 0o777 & ~_umask())
-            if final.exists():
-                shutil.rmtree(final)
-            os.replace(temporary, final)
+            temporary.chmod(0o777 & ~_umask())
+            _replace_dir(temporary, final)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
