@@ -87,3 +87,31 @@ def test_preferences_follow_the_annotator_and_leave_out_what_cannot_be_compared(
 def test_no_pair_left_is_an_error():
     with pytest.raises(DataError, match="none of 2 pairs"):
         data.worldsets.preferences([("q", "a", "a"), ("q", "", "b")], Shorter())
+
+
+# --- the real world ---------------------------------------------------------------------------
+
+
+def test_the_worlds_datasets_are_valid_and_repeatable():
+    for split in ("train", "heldout"):
+        prompts = data.worldsets.prompts(split, n=50, seed=1)
+        demonstrations = data.worldsets.demonstrations(split, n=50, seed=1)
+        data.validate(prompts, "prompt-only", "prompts")
+        data.validate(demonstrations, "prompt-completion", "demonstrations")
+        assert len(prompts) == len(demonstrations) == 50
+        assert prompts[:] == data.worldsets.prompts(split, n=50, seed=1)[:]
+        assert prompts[:] != data.worldsets.prompts(split, n=50, seed=2)[:]
+    explain = data.worldsets.prompts("train", n=20, families=["explain"])
+    assert all("explain" in row[0]["content"] for row in explain["prompt"])
+
+
+def test_the_worlds_annotator_prefers_the_right_answer():
+    from course_utils import world
+
+    pairs = [
+        (prompt, *((answer, "who cares.") if i % 2 else ("who cares.", answer)))
+        for i, (prompt, answer) in enumerate(world.demonstrations("train", n=30, seed=5))
+    ]
+    dataset = data.worldsets.preferences(pairs, world.Annotator(temperature=0))
+    data.validate(dataset, "preference", "pairs")
+    assert [row[0]["content"] for row in dataset["rejected"]] == ["who cares."] * 30
