@@ -21,7 +21,7 @@ import course_utils
 from course_utils.errors import CourseError, TierError
 from course_utils.hardware import Hardware, detect_hardware
 from course_utils.tiers import TierChoice, choose_tier, truthy
-from course_utils.traps import Finding, Situation, Versions, checks
+from course_utils.traps import UNCHECKED, Finding, Situation, Versions, checks
 
 PACKAGES = (
     *("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers"),
@@ -87,12 +87,13 @@ def installed_versions() -> dict[str, str | None]:
 def look_around(device: str = "cpu", environ: Mapping[str, str] | None = None) -> Situation:
     """Looks at what is neither hardware nor version; tries a small computation on `device`."""
     environ = os.environ if environ is None else environ
-    cuda, threads, problem = "", 0, ""
+    cuda, threads, problem, imports, weights = "", 0, "", "", ""
     with contextlib.suppress(ImportError, OSError):  # detect_hardware has reported it
         import torch
 
         cuda, threads = torch.version.cuda or "", torch.get_num_threads()
         problem = try_device(device)
+        imports, weights = _base_model_problems()
     free = None
     with contextlib.suppress(OSError):
         free = shutil.disk_usage(Path.cwd()).free / 2**20
@@ -103,7 +104,8 @@ def look_around(device: str = "cpu", environ: Mapping[str, str] | None = None) -
         torch_cuda=cuda,
         torch_threads=threads,
         device_problem=problem,
-        weights_problem=_weights_problem(),
+        import_problem=imports,
+        weights_problem=weights,
         disk_path=str(Path.cwd()),
         disk_free_mib=free,
         vscode="VSCODE_PID" in environ or environ.get("TERM_PROGRAM") == "vscode",
@@ -125,25 +127,28 @@ def try_device(device: str) -> str:
     return ""
 
 
-def _requirements() -> tuple[str, ...]:
-    """This package's own requirements, without those of its extras."""
+def _requirements() -> tuple[str, ...] | None:
+    """This package's own requirements, without those of its extras; None if it is not installed."""
     try:
         listed = importlib.metadata.requires("course_utils") or []
     except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
-        return ()
+        return None
     return tuple(text for text in listed if "extra ==" not in text)
 
 
-def _weights_problem() -> str:
+def _base_model_problems() -> tuple[str, str]:
+    """(why its code cannot be imported, why its files cannot be used); empty if all is well."""
     try:
         from course_utils.world import model
-
+    except (ImportError, OSError, RuntimeError) as error:  # transformers wraps in RuntimeError
+        return f"the models cannot be imported ({type(error).__name__}: {error})".splitlines()[
+            0
+        ], ""
+    try:
         model.verify()
     except CourseError as error:
-        return str(error).split(";")[0]
-    except (ImportError, OSError) as error:
-        return f"the base model cannot be checked ({type(error).__name__}: {error})".splitlines()[0]
-    return ""
+        return "", str(error).split(";")[0]
+    return "", ""
 
 
 def works(
@@ -252,7 +257,11 @@ def render(report: Report) -> str:
         lines.append(_wrap(finding.seen, " " * 11, f"  {finding.level:8s} "))
         if finding.fix:
             lines.append(_wrap(finding.fix, " " * 16, " " * 11 + "fix: "))
-    fine = [finding.id for finding in report.findings if finding.level == "ok"]
+    fine = [
+        finding.id
+        for finding in report.findings
+        if finding.level == "ok" and finding.seen != UNCHECKED
+    ]
     if fine:
         lines.append(_wrap(", ".join(fine), " " * 11, "  fine     "))
     lines += ["", _verdict(report)]

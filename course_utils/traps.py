@@ -15,6 +15,8 @@ Versions = Mapping[
     str, str | None
 ]  # package (or "python") -> version; None or absent: not installed
 
+INSTALL = 'pip install -c constraints.txt -e ".", then restart a running notebook kernel'
+UNCHECKED = "not checked"
 OLDEST_PYTHON = (3, 11)
 DISK_LOW_MIB, DISK_FULL_MIB = 1024, 200  # a run with its checkpoints and report takes some 100 MiB
 RAM_LOW_GIB = 2.0
@@ -34,7 +36,9 @@ class Finding:
 class Situation:
     """What is neither hardware nor a version. The defaults are a machine with nothing wrong."""
 
-    requirements: tuple[str, ...] = ()  # of this package, e.g. "torch>=2.8"
+    requirements: (
+        tuple[str, ...] | None
+    ) = ()  # e.g. "torch>=2.8"; None: the course is not installed
     environ: Mapping[str, str] = field(default_factory=dict)
     openmp_too_late: bool = False  # torch was imported before the OpenMP variables were set
     torch_cuda: str = ""  # CUDA version that torch was built for; empty for a CPU build
@@ -42,6 +46,7 @@ class Situation:
     device_problem: str = (
         ""  # what happened when a small computation was tried on the chosen device
     )
+    import_problem: str = ""  # why the library stack behind the models cannot be imported
     weights_problem: str = ""  # why the shipped base model cannot be used
     disk_path: str = "."
     disk_free_mib: float | None = None
@@ -72,35 +77,38 @@ def python_version(_: Hardware, versions: Versions, __: Situation) -> Finding:
 
 def requirements(_: Hardware, versions: Versions, situation: Situation) -> Finding:
     """Missing or too old, too new packages; a missing one makes the course unusable."""
-    if not situation.requirements:
-        return Finding("packages", "ok", "not checked")
+    if situation.requirements is None:
+        seen = "course_utils is not installed, so the versions it needs cannot be checked"
+        return Finding("packages", "warning", seen, INSTALL)
     try:
         from packaging.requirements import Requirement
     except ImportError:
-        return Finding("packages", "error", "packages are missing", 'pip install -e "."')
-    missing, wrong = [], []
+        return Finding("packages", "error", "the package packaging is missing", INSTALL)
+    missing: list[str] = []
+    wrong: list[str] = []
     for text in situation.requirements:
         need = Requirement(text)
         if need.marker is not None and not need.marker.evaluate():
             continue
-        seen = versions.get(need.name)
-        if seen is None:
+        version = versions.get(need.name)
+        if version is None:
             missing.append(str(need.name) + str(need.specifier))
-        elif not need.specifier.contains(seen, prereleases=True):
-            wrong.append(f"{need.name} {seen} (wanted {need.specifier})")
+        elif not need.specifier.contains(version, prereleases=True):
+            wrong.append(f"{need.name} {version} (wanted {need.specifier})")
     words = [f"missing: {', '.join(missing)}"] if missing else []
     words += [f"not the wanted version: {', '.join(wrong)}"] if wrong else []
     if not words:
         return Finding("packages", "ok", "every package is there in a version that fits")
-    fix = 'pip install -c constraints.txt -e "." (then restart a running notebook kernel)'
-    return Finding("packages", "error" if missing else "warning", "; ".join(words), fix)
+    return Finding("packages", "error" if missing else "warning", "; ".join(words), INSTALL)
 
 
 def torch_import(hardware: Hardware, _: Versions, situation: Situation) -> Finding:
     if hardware.torch_problem:
-        fix = "reinstall it: pip install --force-reinstall -c constraints.txt torch"
         seen = f"torch cannot be imported ({hardware.torch_problem})"
+        fix = f"{INSTALL}; if it is there but broken: pip install --force-reinstall torch"
         return Finding("torch", "error", seen, fix)
+    if situation.import_problem:
+        return Finding("torch", "error", situation.import_problem, INSTALL)
     if situation.device_problem:
         fix = "CUDA_VISIBLE_DEVICES= (empty) uses the CPU; compare torch's build with the driver"
         return Finding("torch", "error", f"computing fails: {situation.device_problem}", fix)
@@ -297,10 +305,12 @@ def disk(_: Hardware, __: Versions, situation: Situation) -> Finding:
     return Finding("disk", "error" if free < DISK_FULL_MIB else "warning", seen, fix)
 
 
-def weights(_: Hardware, __: Versions, situation: Situation) -> Finding:
+def weights(hardware: Hardware, __: Versions, situation: Situation) -> Finding:
     if situation.weights_problem:
         fix = "reinstall course_utils, or make the files again: course world build"
         return Finding("weights", "error", situation.weights_problem, fix)
+    if hardware.torch_problem or situation.import_problem:
+        return Finding("weights", "ok", UNCHECKED)
     return Finding("weights", "ok", "the shipped base model matches its checksums")
 
 

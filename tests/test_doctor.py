@@ -108,6 +108,7 @@ def test_packages_missing_or_out_of_range() -> None:
     gone = found(versions={**GOOD, "trl": None}, requirements=needs)["packages"]
     assert gone.level == "error"
     assert "missing: trl" in gone.seen
+    assert found(requirements=None)["packages"].level == "warning"
     assert found(requirements=("tomli; python_version < '3'",))["packages"].level == "ok"
 
 
@@ -116,6 +117,7 @@ def test_torch_that_does_not_import_or_compute() -> None:
     assert found(hardware=broken)["torch"].level == "error"
     assert "libtorch" in found(hardware=broken)["torch"].seen
     assert found(device_problem="cuda: no kernel image")["torch"].level == "error"
+    assert found(import_problem="the models cannot be imported")["torch"].level == "error"
 
 
 @pytest.mark.parametrize(
