@@ -21,6 +21,8 @@ MAX_LOGITS = 2**25  # answer tokens x vocabulary; 128 MiB in fp32, above it TRL'
 def use_compact_head(model: Any) -> bool:
     """Gives a model that TRL has patched (`model(..., labels=, fused_lm_head=True)`) our forward.
 
+    A PEFT model's inner model is the one that TRL patches, and we too.
+
     Off the CPU, for large batches and for mixtures of experts TRL's own head stays in use.
     Returns whether the model's logits are of a kind that we can compute; if not nothing is changed.
     """
@@ -28,6 +30,7 @@ def use_compact_head(model: Any) -> bool:
         parts = parts_of(model)
     except CourseError:
         return False
+    model = inner_model(model)
     theirs = model.forward
 
     @functools.wraps(type(model).forward)  # `generate` reads the signature
@@ -45,6 +48,11 @@ def use_compact_head(model: Any) -> bool:
 
     model.forward = types.MethodType(forward, model)
     return True
+
+
+def inner_model(model: Any) -> Any:
+    """The Transformers model inside a PEFT wrapper; its adapters' layers stay active."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _suits(parts: LanguageParts, labels: Any, kwargs: dict[str, Any]) -> bool:

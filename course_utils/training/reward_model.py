@@ -14,6 +14,7 @@ from course_utils.errors import CourseError, WeightsError
 from course_utils.files import atomic_dir
 from course_utils.models import evaluating, positions_of
 from course_utils.objectives.preference import RewardNormalisation
+from course_utils.training.lm_head import inner_model
 from course_utils.training.tokenise import whole_ids
 
 
@@ -25,7 +26,7 @@ def sequence_classifier(policy: Any, seed: int = 0) -> Any:
     """
     from transformers import AutoModelForSequenceClassification
 
-    if hasattr(policy, "peft_config"):
+    if hasattr(policy, "get_base_model"):
         policy = copy.deepcopy(policy).merge_and_unload()
     config = copy.deepcopy(policy.config)
     config.num_labels = 1
@@ -43,17 +44,12 @@ def sequence_classifier(policy: Any, seed: int = 0) -> Any:
     return model.eval()
 
 
-def _inner(model: Any) -> Any:
-    """The Transformers model inside a PEFT wrapper."""
-    return model.get_base_model() if hasattr(model, "peft_config") else model
-
-
 def _head(model: Any) -> Any:
-    head = getattr(_inner(model), "score", None)
+    head = getattr(inner_model(model), "score", None)
     if head is None:
         raise CourseError(
-            f"{type(_inner(model)).__name__} has no linear head named `score`; start the reward "
-            "model from a decoder (a causal language model)"
+            f"{type(inner_model(model)).__name__} has no linear head named `score`; start the "
+            "reward model from a decoder (a causal language model)"
         )
     return head
 
@@ -78,15 +74,14 @@ class RewardModel:
         self.tokenizer = tokenizer
         self.batch_size = batch_size  # texts in one forward pass of __call__
         self.head = _head(model)
-        inner = _inner(model)
+        inner = inner_model(model)
         self.trunk = getattr(inner, inner.base_model_prefix)
         self._takes_positions = "position_ids" in inspect.signature(self.trunk.forward).parameters
 
     def __repr__(self) -> str:
         n = self.normalisation
-        return (
-            f"RewardModel({type(_inner(self.model)).__name__}, mean={n.mean:.3g}, std={n.std:.3g})"
-        )
+        name = type(inner_model(self.model)).__name__
+        return f"RewardModel({name}, mean={n.mean:.3g}, std={n.std:.3g})"
 
     @property
     def device(self) -> torch.device:
@@ -165,7 +160,7 @@ class RewardModel:
     def __call__(self, prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
         """Normalised reward of each answer, in order."""
         rows = self.encode(prompts, completions)
-        room = getattr(_inner(self.model).config, "max_position_embeddings", None)
+        room = getattr(inner_model(self.model).config, "max_position_embeddings", None)
         for number, row in enumerate(rows):
             if room is not None and len(row) > room:
                 raise CourseError(
@@ -215,7 +210,7 @@ class RewardModel:
         Adapters are merged into a copy first, so that `load` needs no PEFT.
         """
         model = self.model
-        if hasattr(model, "peft_config"):
+        if hasattr(model, "get_base_model"):
             if getattr(model, "is_loaded_in_4bit", False) or getattr(
                 model, "is_loaded_in_8bit", False
             ):

@@ -26,6 +26,7 @@ from course_utils.training.checkpoint import (
     restore_random_state,
 )
 from course_utils.training.jsonl import plain
+from course_utils.training.lm_head import inner_model
 from course_utils.training.run import RunLog
 from course_utils.training.settings import TrainSettings
 from course_utils.training.tokenise import Row
@@ -35,7 +36,6 @@ from course_utils.training.trl_run import (
     Course,
     Trainable,
     course_trainer,
-    inner_model,
 )
 
 FREE_TO_CHANGE = ("log_every", "eval_every", "save_every")  # between a run and its continuation

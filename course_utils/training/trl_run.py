@@ -231,10 +231,10 @@ class LanguageRunTrainer(RunTrainer):
         if self._compacted or self.args.device.type != "cpu":
             return
         self._compacted = True
-        use_compact_head(inner_model(self.model))
+        use_compact_head(self.model)
         reference = getattr(self, "ref_model", None)
         if reference is not None and not (self.args.bf16 or self.args.fp16):
-            use_compact_head(inner_model(reference))  # under autocast TRL has wrapped it already
+            use_compact_head(reference)  # under autocast TRL has wrapped it already
 
     def _precompute_ref_logps(self, *args: Any, **kwargs: Any) -> Any:
         self.use_compact_heads()
@@ -249,8 +249,3 @@ class LanguageRunTrainer(RunTrainer):
 def course_trainer(base: type, mixin: type = RunTrainer) -> type:
     """TRL's trainer class with ours mixed in."""
     return type(f"Course{base.__name__}", (mixin, base), {})
-
-
-def inner_model(model: Any) -> Any:
-    """The Transformers model inside a PEFT wrapper."""
-    return model.get_base_model() if hasattr(model, "peft_config") else model
