@@ -27,7 +27,7 @@ _NAVIGATION = (
     ("answers", "Answers"),
     ("curves", "Training"),
     ("frontier", "Frontier"),
-    ("overoptimisation", "Pushed too far"),
+    ("overoptimisation", "Over-optimisation"),
     ("quality", "Reward"),
     ("judge", "Judge"),
     ("costs", "Costs"),

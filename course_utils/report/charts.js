@@ -27,7 +27,7 @@ function brief(value) {
   if (!known(value)) return "–";
   const size = Math.abs(value);
   if (size >= 10000) return `${show(value / 1000, 0)}k`;
-  return show(value, size >= 100 ? 0 : size >= 10 ? 1 : size >= 0.1 || size === 0 ? 2 : size >= 0.001 ? 4 : 6);
+  return show(value, size >= 100 ? 0 : size >= 10 ? 1 : size >= 0.1 || size < 0.0005 ? 2 : 3);
 }
 
 // ---- scales ------------------------------------------------------------------------------------
@@ -61,6 +61,17 @@ function extent(values, margin = 0.06) {
 const linear = (domain, range) => (v) =>
   range[0] + ((v - domain[0]) / (domain[1] - domain[0])) * (range[1] - range[0]);
 
+// Round numbers that stay apart on a square-root axis.
+const rootTicks = (domain, range) => {
+  const place = rooted(domain, range);
+  let last = -Infinity;
+  return [0, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000].filter((v) => {
+    if (v > domain[1] || (v && place(v) - last < 34)) return false;
+    last = place(v);
+    return true;
+  });
+};
+
 const bend = (v) => Math.sign(v) * Math.sqrt(Math.abs(v));
 const rooted = (domain, range) => {
   const inner = linear(domain.map(bend), range);
@@ -87,13 +98,13 @@ function frame(host, { width, height, margin, x, y }) {
     add(axes, "line", { x1: box.left, x2: box.right, y1: sy(value), y2: sy(value), class: value === 0 ? "zero" : "grid" });
     add(axes, "text", { x: box.left - 7, y: sy(value), dy: "0.32em", "text-anchor": "end" }, (y.format ?? tickText)(value, yTicks));
   }
-  const xTicks = ticks(...x.domain, x.count ?? Math.max(2, Math.round((box.right - box.left) / 80)));
+  const xTicks = x.ticks?.(x.domain, [box.left, box.right]) ?? ticks(...x.domain, x.count ?? Math.max(2, Math.round((box.right - box.left) / 80)));
   add(axes, "line", { x1: box.left, x2: box.right, y1: box.bottom, y2: box.bottom, class: "axis" });
   for (const value of xTicks) {
     add(axes, "line", { x1: sx(value), x2: sx(value), y1: box.bottom, y2: box.bottom + 4, class: "axis" });
     add(axes, "text", { x: sx(value), y: box.bottom + 17, "text-anchor": "middle" }, (x.format ?? tickText)(value, xTicks));
   }
-  if (x.label) add(axes, "text", { x: box.right, y: height - 4, "text-anchor": "end", class: "label" }, x.label);
+  if (x.label) add(axes, "text", { x: box.right, y: height - 6, "text-anchor": "end", class: "label" }, x.label);
   if (y.label) add(axes, "text", { x: 0, y: 12, class: "label" }, y.label);
   return { svg, box, sx, sy, plot: add(svg, "g") };
 }
@@ -119,14 +130,26 @@ function polyline(parent, points, classes) {
   return add(parent, "polyline", { points: text, class: classes });
 }
 
-// Puts texts beside their points: the first of four places that stays inside and hits nothing.
+// Points every few pixels along a path, as obstacles for labels.
+function along(points) {
+  const found = [];
+  for (let i = 1; i < points.length; i++) {
+    const [[x0, y0], [x1, y1]] = [points[i - 1], points[i]];
+    const n = Math.max(1, Math.round(Math.hypot(x1 - x0, y1 - y0) / 12));
+    for (let k = 0; k <= n; k++) found.push([x0 + ((x1 - x0) * k) / n, y0 + ((y1 - y0) * k) / n]);
+  }
+  return found;
+}
+
+// Puts texts beside their points: of eight places the one that stays inside and hits least.
 function placeLabels(parent, box, wanted, obstacles) {
-  const taken = obstacles.map(([x, y]) => [x - 6, y - 6, x + 6, y + 6]);
+  const taken = obstacles.map(([x, y, r = 7]) => [x - r, y - r, x + r, y + r]);
   for (const { x, y, text, tone } of wanted) {
-    const w = text.length * 6.9 + 4;
+    const label = add(parent, "text", { class: `name ${tone}` }, text);
+    const w = label.getComputedTextLength() + 4;
     const places = [
-      [x + 10, y - 7, "start"], [x - w - 10, y - 7, "start"], [x - w / 2, y - 25, "start"], [x - w / 2, y + 11, "start"],
-      [x + 10, y - 24, "start"], [x + 10, y + 10, "start"], [x - w - 6, y - 24, "start"], [x - w - 6, y + 10, "start"],
+      [x + 10, y - 7], [x - w - 10, y - 7], [x - w / 2, y - 27], [x - w / 2, y + 12],
+      [x + 10, y - 24], [x + 10, y + 10], [x - w - 6, y - 24], [x - w - 6, y + 10],
     ];
     const cost = ([px, py]) => {
       const rect = [px, py, px + w, py + 15];
@@ -136,7 +159,8 @@ function placeLabels(parent, box, wanted, obstacles) {
     };
     const best = places.reduce((a, b) => (cost(b) < cost(a) ? b : a));
     taken.push([best[0], best[1], best[0] + w, best[1] + 15]);
-    add(parent, "text", { x: best[0] + 2, y: best[1] + 12, class: `name ${tone}` }, text);
+    label.setAttribute("x", best[0] + 2);
+    label.setAttribute("y", best[1] + 12);
   }
 }
 

@@ -76,9 +76,14 @@ def rollouts(results: Results, kept: int) -> Markup:
     )
 
 
+def _setting(value: Any) -> str:
+    lost = isinstance(value, float) and number(value) is None
+    return "–" if value is None or lost else cut(value, 300)
+
+
 def _listing(values: Mapping[str, Any]) -> Markup:
     rows = [
-        tag("tr", tag("th", cut(k, 80), scope="row"), tag("td", tag("code", cut(v, 300))))
+        tag("tr", tag("th", cut(k, 80), scope="row"), tag("td", tag("code", _setting(v))))
         for k, v in values.items()
     ]
     return tag("table", tag("tbody", *rows), cls="listing")

@@ -3,9 +3,10 @@
 // Rows of a dot with its interval on one common axis: gold per model, win rates.
 function intervals(host, rows, { domain, format, reference = null, referenceText = "" }) {
   const draw = (width) => {
-    const narrow = width < 520;
+    const longest = Math.max(...rows.map((row) => row.label.length)) * 7.8 + 22;
+    const narrow = longest > width * 0.42;
     const step = narrow ? 46 : 34;
-    const margin = { left: narrow ? 8 : 190, right: narrow ? 16 : 76, top: reference === null ? 8 : 22, bottom: 26 };
+    const margin = { left: narrow ? 8 : Math.max(120, longest), right: narrow ? 16 : 76, top: reference === null ? 8 : 22, bottom: 26 };
     const height = margin.top + rows.length * step + margin.bottom;
     const { svg, box, sx, plot } = frame(host, {
       width, height, margin,
@@ -98,14 +99,17 @@ function panel(host, data) {
     }
     const hair = add(plot, "line", { y1: box.top, y2: box.bottom, class: "hair", visibility: "hidden" });
     const dots = found.series.map((s) => add(plot, "circle", { r: 3.5, class: `dot ${s.tone}`, visibility: "hidden" }));
-    const last = found.series.map((s) => brief(s.points.at(-1)[1])).join(" · ");
+    const say = (lead, values) => {
+      reading.replaceChildren(lead);
+      values.forEach((value, i) => add(reading, "span", { class: found.series[i].tone }, value));
+    };
+    const last = found.series.map((s) => brief(s.points.at(-1)[1]));
     const near = (series, step) => series.points.reduce((a, b) => (Math.abs(b[0] - step) < Math.abs(a[0] - step) ? b : a));
     cursor = (step) => {
       const seen = step === null ? "hidden" : "visible";
       hair.setAttribute("visibility", seen);
       dots.forEach((dot) => dot.setAttribute("visibility", seen));
-      reading.textContent = last;
-      if (step === null) return;
+      if (step === null) return say("", last);
       const x = Math.max(box.left, Math.min(box.right, sx(step)));
       hair.setAttribute("x1", x);
       hair.setAttribute("x2", x);
@@ -115,7 +119,7 @@ function panel(host, data) {
         dots[i].setAttribute("cy", sy(p[1]));
         return brief(p[1]);
       });
-      reading.textContent = `${show(step, 0)}: ${read.join(" · ")}`;
+      say(`step ${show(step, 0)}`, read);
     };
     cursor(null);
     const stops = [...new Set(steps)].sort((a, b) => a - b).map((step) => ({
@@ -152,7 +156,7 @@ function frontier(host, data) {
   const example = document.getElementById("frontier-example");
   let picked = everything.filter((e) => e.point.text !== undefined && ["ppo", "dpo"].includes(e.path.key))
     .reduce((a, b) => (a && a.point.gold >= b.point.gold ? a : b), null);
-  let bent = false;
+  let bent = Math.max(...everything.map((e) => e.point.kl)) > 8; // else what happens early is squeezed
   let redraw = () => {};
   const choice = add(host, "div", { class: "choice", role: "group", "aria-label": "KL axis" });
   for (const [text, value] of [["KL", false], ["√KL", true]]) {
@@ -169,7 +173,7 @@ function frontier(host, data) {
       width,
       height: Math.max(320, Math.min(520, width * 0.56)),
       margin: { left: 44, right: 20, top: 26, bottom: 46 },
-      x: { domain: [0, Math.max(...kls) * 1.06 || 1], scale: bent ? rooted : linear, label: "KL to the SFT model, nats per answer" },
+      x: { domain: [0, Math.max(...kls) * 1.06 || 1], scale: bent ? rooted : linear, ticks: bent ? rootTicks : undefined, format: bent ? String : undefined, label: "KL to the SFT model, nats per answer" },
       y: { domain: extent(everything.flatMap((e) => [e.point.gold, e.point.low, e.point.high])), label: "gold reward" },
     });
     const start = paths.find((p) => p.key === "sft")?.points[0];
@@ -197,7 +201,7 @@ function frontier(host, data) {
     placeLabels(plot, box, paths.map((path) => {
       const [x, y] = place(path.points.at(-1));
       return { x, y, text: path.label, tone: path.tone };
-    }), stops.map((s) => [s.x, s.y]));
+    }), [...stops.map((s) => [s.x, s.y]), ...paths.flatMap((path) => along(path.points.map(place))).map(([x, y]) => [x, y, 1])]);
     const circle = (node, stop) => {
       node.setAttribute("visibility", stop ? "visible" : "hidden");
       if (stop) { node.setAttribute("cx", stop.x); node.setAttribute("cy", stop.y); }
@@ -245,10 +249,9 @@ function overoptimisation(host, data) {
     const ends = [];
     for (const [name, text, tone] of lines) {
       const measured = points.filter((p) => known(p[name]));
-      polyline(plot, measured.map((p) => [sx(p.kl), sy(p[name])]), `trace ${tone}${name === "proxy" ? " held" : ""}`);
+      polyline(plot, measured.map((p) => [sx(p.kl), sy(p[`${name}_level`])]), `trace ${tone}${name === "proxy" ? " held" : ""}`);
       for (const p of measured) mark(plot, name === "gold" ? "base" : "sft", tone, sx(p.kl), sy(p[name]), 3);
-      const end = measured.at(-1);
-      ends.push({ x: sx(end.kl), y: sy(end[name]), text, tone });
+      ends.push({ y: sy(measured.at(-1)[name]), text, tone });
     }
     if (narrow) {
       ends.forEach((e, i) => add(plot, "text", { x: box.right, y: 12 + 15 * i, "text-anchor": "end", class: `name ${e.tone}` }, `${i ? "● " : "■ "}${e.text}`));

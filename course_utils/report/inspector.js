@@ -1,7 +1,7 @@
 // The rollout inspector: choose a step and an answer, colour its tokens by one quantity, read them all.
 
 const QUANTITIES = [
-  ["kl", "KL", "log π − log π_ref, nats: positive where the policy likes the token more than its reference did"],
+  ["kl", "KL", "log π − log π of the reference, nats: positive where the policy likes the token more than it did"],
   ["advantages", "advantage", "how much better than expected the choice was: positive is made more likely"],
   ["rewards", "reward", "per token: the KL penalty, and the score on the last one"],
   ["values", "value", "what the value head expected from here on"],
@@ -17,7 +17,13 @@ function scaleOf(rollouts, name) {
 function inspector(host, data) {
   const all = data.rollouts;
   const runs = [...new Set(all.map((r) => r.run))];
-  const state = { run: runs[0], step: 0, answer: 0, name: QUANTITIES.find(([n]) => all.some((r) => r[n]))?.[0], token: 0 };
+  const state = {
+    run: runs[0],
+    step: Infinity, // an index; render() brings it down to the last
+    answer: 0,
+    token: 0,
+    name: QUANTITIES.find(([name]) => all.some((r) => r[name]))?.[0],
+  };
   const controls = add(host, "div", { class: "controls" });
   const head = add(host, "p", { class: "prompt" });
   const text = add(host, "p", { class: "tokens", role: "group", "aria-label": "tokens of the answer" });
@@ -85,7 +91,7 @@ function inspector(host, data) {
   const updates = [];
   if (runs.length > 1) {
     const names = { ppo: "PPO", ppo_low_beta: "pushed too far" };
-    buttons("run", runs.map((r) => [r, names[r] ?? r]), (r) => r === state.run, (r) => { state.run = r; state.step = 0; });
+    buttons("run", runs.map((r) => [r, names[r] ?? r]), (r) => r === state.run, (r) => { state.run = r; state.step = Infinity; });
   }
   const slider = add(controls, "label", { class: "slider" });
   const stepText = add(slider, "span");
@@ -120,7 +126,7 @@ function inspector(host, data) {
     readToken(Math.min(state.token, r.tokens.length - 1));
     const moved = (r.kl ?? []).filter(known).reduce((a, b) => a + b, 0);
     const said = [`${r.tokens.length + r.more} tokens`];
-    if (r.kl) said.push(`KL of the answer ${show(moved)} nats`);
+    if (r.kl) said.push(`sampled KL ${show(moved)} nats`);
     if (known(r.score)) said.push(`reward model ${show(r.score)}`);
     if (known(r.gold)) said.push(`gold ${show(r.gold)}`);
     facts.textContent = said.join(" · ");

@@ -93,7 +93,7 @@ def quality(results: Results) -> Markup:
     return section(
         "quality",
         title,
-        tag("p", "The gold reward is a sum of parts; each is an average over held-out prompts.")
+        tag("p", f"The gold reward is a sum of parts. Means over {words.evaluated_on(results)}.")
         if parts
         else tag("p", "These prompts have no gold reward, so there are no parts to show."),
         parts,
@@ -112,7 +112,7 @@ def quality(results: Results) -> Markup:
 
 
 def reward_model(results: Results) -> Markup:
-    title = "The judge"
+    title = "The judge: the reward model"
     text = words.reward_model_text(results)
     if not text:
         return missing("judge", title, "This run trained no reward model.")
@@ -127,7 +127,8 @@ def reward_model(results: Results) -> Markup:
         tag(
             "figcaption",
             "How often the model’s favourite was the chosen answer, by how sure it was: "
-            "P = σ(margin). On the diagonal, confidence is justified; the dots’ area is the number of pairs.",
+            "P = σ(margin). On the diagonal, confidence is justified; the dots’ area is the number "
+            "of pairs.",
         ),
     )
     return section(

@@ -116,7 +116,7 @@ class FrontierPoint(TypedDict, total=False):
 
 
 class OverOptimisationRow(TypedDict, total=False):
-    """One measurement along the low-β PPO run."""
+    """One measurement along the low-β PPO run; the first should be step 0, the SFT model itself."""
 
     step: int
     kl: float | None  # nats per answer to the SFT model
@@ -215,4 +215,5 @@ class Results(TypedDict, total=False):
     win_rates: list[WinRate]
     costs: list[Cost]
     rollouts: list[Rollout]
+    evaluated_on: str  # "held-out prompts" (the default), "your prompts", ...
     notes: list[str]  # sentences to show under the title: dropped rows, a fallback taken, ...

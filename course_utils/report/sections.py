@@ -67,14 +67,21 @@ def header(results: Results) -> Markup:
     notes = [n for n in notes if n] if isinstance(notes, list | tuple) else []
     which, scores = words.score_in_use(results)
     what = "gold reward" if which == "gold" else "the reward model’s score"
-    ladder = chart("ladder", f"{what} of each model with 95% intervals") if scores else None
+    ladder = tag(
+        "figure",
+        chart("ladder", f"{what} of each model with 95% intervals"),
+        tag(
+            "figcaption",
+            f"Mean {what} with its 95% interval. Each model’s mark and colour stay the same.",
+        ),
+    )
     return tag(
         "header",
         tag("p", *shown, cls="facts"),
         tag("h1", cut(results.get("title") or "From base model to aligned model", 200)),
         tag("p", words.verdict(results), cls="verdict"),
         tag("p", words.verdict_details(results), cls="lead"),
-        ladder,
+        ladder if scores else None,
         tag("ul", *(tag("li", cut(n, 600)) for n in notes), cls="notes") if notes else None,
     )
 
@@ -83,10 +90,8 @@ def header(results: Results) -> Markup:
 
 
 def _chips(gold: Any) -> Markup | None:
-    """The gold reward's total and its parts that are not zero, largest first."""
+    """The gold reward's parts that are not zero, largest first."""
     gold = dict_of(gold)
-    if number(gold.get("total")) is None:
-        return None
     parts = [(name, number(value)) for name, value in dict_of(gold.get("parts")).items()]
     kept = [(name, value) for name, value in parts if value is not None and abs(value) >= 0.005]
     kept.sort(key=lambda part: -abs(part[1]))
@@ -100,16 +105,16 @@ def _chips(gold: Any) -> Markup | None:
         )
         for name, value in kept
     ]
-    total = tag("span", "gold ", tag("b", fixed(gold["total"])), cls="chip total")
-    return tag("div", total, *chips, cls="chips")
+    return tag("div", *chips, cls="chips") if chips else None
 
 
 def _answer(key: str, label: str, answer: dict[str, Any]) -> Markup:
     numbers = [
         tag("span", name, " ", tag("b", value))
         for name, value in (
-            ("reward", fixed(answer.get("reward"))),
-            ("KL", fixed(answer.get("kl"), 1)),
+            ("gold reward", fixed(dict_of(answer.get("gold")).get("total"))),
+            ("reward model", fixed(answer.get("reward"))),
+            ("KL, nats", fixed(answer.get("kl"), 1)),
         )
         if value != "–"
     ]
@@ -120,8 +125,8 @@ def _answer(key: str, label: str, answer: dict[str, Any]) -> Markup:
         tag(
             "div",
             tag("p", text or "(an empty answer)", cls="said" if text else "said empty"),
-            _chips(answer.get("gold")),
             tag("p", *numbers, cls="numbers") if numbers else None,
+            _chips(answer.get("gold")),
         ),
         cls=f"answer {tone(key)}",
     )
@@ -184,14 +189,15 @@ def curves(results: Results) -> Markup:
         tag(
             "p",
             "One chart a quantity, over training steps. Faint: as measured; strong: smoothed. "
-            "Dots: held-out data. Point at a chart, or focus it and use the arrow keys, to read values.",
+            "Dots: held-out data. Point at a chart, or focus it and use the arrow keys, to read "
+            "values.",
         ),
         *groups,
     )
 
 
 def frontier(results: Results) -> Markup:
-    title = "What a nat buys"
+    title = "The reward-KL frontier"
     points = [
         p
         for p in rows_of(results.get("frontier"))
@@ -217,8 +223,9 @@ def frontier(results: Results) -> Markup:
             chart("frontier", "gold reward against KL to the SFT model, one path a method"),
             tag(
                 "figcaption",
-                "Gold reward on held-out prompts with 95% intervals. Best-of-n stands at its "
-                "analytic KL, log n − (n − 1)/n. Choose a point to read one of its answers.",
+                f"Gold reward on {words.evaluated_on(results)}, with 95% intervals. ",
+                "Best-of-n stands at its analytic KL, log n − (n − 1)/n. Choose a point to read one "
+                "of its answers.",
             ),
         ),
         tag("div", cls="example", id="frontier-example", aria_live="polite"),
@@ -226,7 +233,7 @@ def frontier(results: Results) -> Markup:
 
 
 def overoptimisation(results: Results) -> Markup:
-    title = "Pushed too far"
+    title = "Pushed too far: over-optimisation"
     text = words.overoptimisation_text(results)
     if not text:
         return missing(
@@ -247,7 +254,8 @@ def overoptimisation(results: Results) -> Markup:
             tag(
                 "figcaption",
                 "The reward model’s score is what PPO maximises (the proxy, in standard deviations "
-                "of its scores on SFT answers); the gold reward is the truth it stands for.",
+                "of its scores on SFT answers); the gold reward is the truth it stands for. Dots: "
+                "as measured; lines: mean of each and its two neighbours.",
             ),
         ),
     )

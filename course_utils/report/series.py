@@ -1,6 +1,7 @@
 """From the results to what is drawn: names and colours of models, curves, the peak of gold."""
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -149,7 +150,7 @@ def panels(curves: Mapping[str, Any]) -> list[dict[str, Any]]:
                 series = [
                     {
                         "name": name or (label_of(key) if len(runs) > 1 else ""),
-                        "tone": tone("sft" if key == "reward" else key),
+                        "tone": "c-proxy" if key == "reward" else tone(key),
                         "held": name == "held out",
                         "points": curve(rows, names),
                     }
@@ -170,25 +171,27 @@ def panels(curves: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def smooth(values: list[float]) -> list[float]:
-    """Mean of each value and its two neighbours (one at the ends)."""
-    return [
-        sum(values[max(0, i - 1) : i + 2]) / len(values[max(0, i - 1) : i + 2])
-        for i in range(len(values))
-    ]
+    """Mean of each value and its two neighbours; the ends, with only one, stay as they are."""
+    inner = [sum(values[i - 1 : i + 2]) / 3 for i in range(1, len(values) - 1)]
+    return [*values[:1], *inner, *values[1:][-1:]]
 
 
 def _noise(values: list[float]) -> float:
-    """Standard deviation of the measurement noise, from second differences (a trend drops out)."""
-    second = [values[i - 1] - 2 * values[i] + values[i + 1] for i in range(1, len(values) - 1)]
-    return math.sqrt(sum(d * d for d in second) / (6 * len(second))) if second else 0.0
+    """Standard deviation of one measurement's noise.
+
+    From the median of |second differences|: a trend drops out of them, a single bend (the peak)
+    does not move the median, and for noise of deviation 1 it is 0.6745 √6.
+    """
+    second = [abs(values[i - 1] - 2 * values[i] + values[i + 1]) for i in range(1, len(values) - 1)]
+    return statistics.median(second) / (0.6745 * math.sqrt(6)) if second else 0.0
 
 
 def overoptimisation(results: Mapping[str, Any]) -> dict[str, Any] | None:
     """Proxy and gold along the low-β run and what happened to them; None with less than 3 points.
 
     "verdict": "rise and fall", "rise", "fall" or "flat". A change counts when it is larger than
-    0.05 and twice the noise of one measurement; the peak is the maximum of gold smoothed over three
-    measurements.
+    0.05 and 3 times the noise of a measurement; the peak is the maximum of gold smoothed over
+    three measurements.
     """
     rows = rows_of(dict_of(results.get("overoptimisation")).get("rows"))
     rows.sort(key=lambda row: number(row.get("step")) or 0.0)
@@ -206,7 +209,7 @@ def overoptimisation(results: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     gold = [p["gold"] or 0.0 for p in points]
     level = smooth(gold)
-    threshold = max(0.05, 2 * _noise(gold))
+    threshold = max(0.05, 3 * _noise(gold))
     peak = max(range(len(level)), key=level.__getitem__)
     rise, fall = level[peak] - level[0], level[peak] - level[-1]
     found = {
@@ -218,7 +221,11 @@ def overoptimisation(results: Mapping[str, Any]) -> dict[str, Any] | None:
     proxies = [(i, p["proxy"]) for i, p in enumerate(points) if p["proxy"] is not None]
     after = [value for i, value in proxies if i >= peak]
     values = [value for _, value in proxies if value is not None]
-    margin = max(0.05, 2 * _noise(values))
+    margin = max(0.05, 3 * _noise(values))
+    for point, gold_level in zip(points, level, strict=True):
+        point["gold_level"] = gold_level
+    for (i, _), proxy_level in zip(proxies, smooth(values), strict=True):
+        points[i]["proxy_level"] = proxy_level
     return {
         "points": points,
         "heldout": name == "gold_heldout",

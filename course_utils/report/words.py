@@ -1,6 +1,7 @@
 """The page's sentences that depend on the numbers: every one is computed, none is assumed."""
 
 import itertools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,6 +34,11 @@ def best_key(scores: Mapping[str, dict[str, Any]]) -> str | None:
     """The aligned model with the highest mean, if there is one."""
     keys = [key for key in ALIGNED if key in scores]
     return max(keys, key=lambda key: scores[key]["mean"]) if keys else None
+
+
+def evaluated_on(results: Mapping[str, Any]) -> str:
+    """What the models were measured on, in words."""
+    return str(results.get("evaluated_on") or "held-out prompts")
 
 
 def _apart(low: dict[str, Any], high: dict[str, Any]) -> bool:
@@ -78,7 +84,7 @@ def verdict_details(results: Mapping[str, Any]) -> str:
         else:
             said.append(f"between {first} and {second} the intervals overlap")
     sizes = {int(s["n"]) for s in scores.values() if number(s.get("n")) is not None}
-    where = f" on {max(sizes)} held-out prompts" if sizes else ""
+    where = f" over {max(sizes)} {evaluated_on(results)}" if sizes else ""
     if not said:
         return f"Mean over answers{where}, with 95% bootstrap intervals."
     text = "; ".join(said) + "."
@@ -115,9 +121,9 @@ def frontier_text(results: Mapping[str, Any]) -> str:
     chosen = [p for p in known if p[0] == "best_of_n"]
     if chosen:
         top = max(chosen, key=lambda p: p[2])
-        relation = "less than" if top[2] < best[2] else "as much or more:"
+        relation = "gets less" if top[2] < best[2] else "gets as much or more"
         text += (
-            f" Best-of-n, which trains nothing, gets {relation} that: {fixed(top[2])} at "
+            f" Best-of-n, which trains nothing, {relation}: {fixed(top[2])} at "
             f"{fixed(top[1], 1)} nats."
         )
     return text
@@ -138,8 +144,8 @@ def overoptimisation_text(results: Mapping[str, Any]) -> str:
         text = f"Gold rose from {start} to a peak of {top} nats, then fell to {end}."
         if found["proxy_rises_after_peak"]:
             text += (
-                f" The reward model noticed nothing: its score went from {said_proxy} and was "
-                "still rising. Past the peak, PPO optimised the reward model’s mistakes."
+                f" The reward model noticed nothing: its score rose from {said_proxy}, past the "
+                "peak too. From there on, PPO optimised the reward model’s mistakes."
             )
         elif proxies:
             text += f" The reward model’s score went from {said_proxy}, and stopped rising too."
@@ -147,7 +153,7 @@ def overoptimisation_text(results: Mapping[str, Any]) -> str:
         text = f"Gold rose from {start} to {top} nats, and no fall was seen up to {end}."
         text += " Train longer, or with a smaller β, to look for the peak."
     elif found["verdict"] == "fall":
-        text = f"Gold fell from the start: from {start} to {end} nats; no rise was seen."
+        text = f"Gold fell from {start} to {end} nats; no rise before stands out of the noise."
         if proxies:
             text += f" The reward model’s score went from {said_proxy} meanwhile."
     else:
@@ -181,8 +187,13 @@ def reward_model_text(results: Mapping[str, Any]) -> str:
         ]
         pairs = sum(count for _, _, count in bins)
         lean = sum((said - was) * count for said, was, count in bins) / pairs if pairs else 0.0
+        error = 1 / math.sqrt(pairs) if pairs else 1.0  # two standard errors of a share, at most
         manner = (
-            "too sure of itself" if lean > 0.02 else "too timid" if lean < -0.02 else "about right"
+            "It is surer than it is right"
+            if lean > error
+            else "It is more often right than it thinks"
+            if lean < -error
+            else "How sure it is and how often it is right agree as well as so many pairs can tell"
         )
-        text += f" Its confidence is {manner} (expected calibration error {percent(ece)})."
+        text += f" {manner} (expected calibration error {percent(ece)})."
     return text
