@@ -80,8 +80,8 @@ def prompt_texts(tokenizer: Any, prompts: Sequence[Prompt]) -> list[str]:
     """
     if not getattr(tokenizer, "chat_template", None):
         raise CourseError(
-            f"the tokenizer {getattr(tokenizer, 'name_or_path', '')!r} has no chat template (a base "
-            "model's?); set tokenizer.chat_template, or load that of an instruction-tuned model"
+            f"the tokenizer {getattr(tokenizer, 'name_or_path', '')!r} has no chat template, as is "
+            "usual for base models; set tokenizer.chat_template, or load an instruction-tuned one"
         )
     chats = []
     for number, prompt in enumerate(prompts):
@@ -161,6 +161,7 @@ class Sampled:
     logprobs: Tensor  # (B, C) float32, log π(y_t | ...) at the sampling temperature; 0 if masked
     values: Tensor | None  # (B, C) float32, V(s_t) before y_t was chosen; 0 if masked
     ended: Tensor  # (B,) bool, the model wrote EOS itself (False: cut at max_new_tokens)
+    entropy: Tensor | None = None  # (B, C) float32, of the distribution y_t was drawn from, nats
 
     @property
     def input_ids(self) -> Tensor:  # (B, P + C)
@@ -220,8 +221,10 @@ def _new_cache(config: Any, length: int) -> DynamicCache:
     return cache
 
 
-def _choose(logits: Tensor, temperature: float, uniform: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Next tokens (n,) and their log-probabilities (n,) from logits (n, V).
+def _choose(
+    logits: Tensor, temperature: float, uniform: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Next tokens (n,) from logits (n, V), their log-probabilities (n,), and all of them (n, V).
 
     Samples by inverting the cumulative distribution at one uniform number per row: a row's token
     depends on its own number only, so batching and leaving rows do not change it.
@@ -235,7 +238,7 @@ def _choose(logits: Tensor, temperature: float, uniform: Tensor | None) -> tuple
         target = uniform.to(exact).unsqueeze(1) * cumulative[:, -1:]  # the sum is not exactly 1
         tokens = torch.searchsorted(cumulative, target, right=True).squeeze(1)
         tokens = tokens.clamp(max=logits.shape[-1] - 1)
-    return tokens, logprobs.gather(1, tokens.unsqueeze(1)).squeeze(1)
+    return tokens, logprobs.gather(1, tokens.unsqueeze(1)).squeeze(1), logprobs
 
 
 def _check_room(parts: LanguageParts, prompt: int, new: int, temperature: float) -> None:
@@ -265,6 +268,7 @@ def sample(
     generator: torch.Generator | None = None,
     uniforms: Tensor | None = None,
     value_head: Callable[[Tensor], Tensor] | None = None,
+    with_entropy: bool = False,
 ) -> Sampled:
     """Writes a completion for each prompt, token by token, until EOS or `max_new_tokens`.
 
@@ -279,7 +283,8 @@ def sample(
             are then those at temperature 1).
         generator: a CPU generator; the same state gives the same completions.
         uniforms: (B, max_new_tokens) numbers in [0, 1) to use instead of drawing them.
-        value_head: hidden states (n, D) -> (n, 1); fills `values`.
+        value_head: hidden states (n, D) -> (n,) or (n, 1); fills `values`.
+        with_entropy: fill `entropy`.
     """
     parts = parts_of(model)
     batch, width = input_ids.shape
@@ -291,6 +296,7 @@ def sample(
     ids = torch.full((batch, max_new_tokens), pad_token_id, dtype=torch.long, device=device)
     logprobs = torch.zeros(batch, max_new_tokens, device=device)
     values = torch.zeros_like(logprobs) if value_head is not None else None
+    entropy = torch.zeros_like(logprobs) if with_entropy else None
     stops = torch.tensor(list(eos_token_ids), device=device)
 
     with torch.inference_mode():
@@ -308,12 +314,14 @@ def sample(
                 past_key_values=cache,
                 use_cache=True,
             ).last_hidden_state[:, -1]  # (n, D)
-            tokens, chosen = _choose(
+            tokens, chosen, every = _choose(
                 parts.logits(hidden), temperature, None if noise is None else noise[rows, t]
             )
             ids[rows, t], logprobs[rows, t] = tokens, chosen
             if value_head is not None and values is not None:
-                values[rows, t] = value_head(hidden).squeeze(-1).float()
+                values[rows, t] = value_head(hidden).reshape(-1).float()
+            if entropy is not None:  # a forbidden token has p = 0 and log p = -inf
+                entropy[rows, t] = -(every.exp() * every.clamp(min=-1e9)).sum(dim=-1)
             done |= torch.isin(tokens, stops)
             finished = int(done.sum())
             if finished == len(rows):
@@ -339,6 +347,7 @@ def sample(
         logprobs=logprobs.masked_fill(~real, 0.0),
         values=None if values is None else values[:, :longest].masked_fill(~real, 0.0),
         ended=(torch.isin(ids, stops) & real).any(dim=1),
+        entropy=None if entropy is None else entropy[:, :longest].masked_fill(~real, 0.0),
     )
 
 

@@ -9,13 +9,36 @@ import contextlib
 import copy
 import weakref
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from course_utils.errors import CourseError
+from course_utils.loading import add_chat_template, disable_dropout, load_policy
+from course_utils.objectives.likelihood import entropy_from_logits
 from course_utils.objectives.likelihood import token_logprobs as logprobs_of
+
+__all__ = [
+    "LanguageParts",
+    "PolicyWithValue",
+    "Reference",
+    "Scored",
+    "add_chat_template",
+    "copy_model",
+    "count_parameters",
+    "disable_dropout",
+    "evaluating",
+    "freeze",
+    "is_peft",
+    "load_policy",
+    "parts_of",
+    "positions_of",
+    "reference_of",
+    "token_logprobs",
+    "unwrapped",
+    "with_value",
+]
 
 # ---- the two pieces of a causal language model -------------------------------------------------
 
@@ -46,8 +69,8 @@ class LanguageParts:
                 f"{type(model).__name__} is not a decoder with a language-model head; use a causal "
                 "language model (AutoModelForCausalLM)"
             )
-        self.trunk: nn.Module = model.base_model
-        self.head: nn.Module = head
+        self.trunk: Any = model.base_model
+        self.head: Any = head
         config = model.config.get_text_config(decoder=True)
         self.config = config
         self._softcap: float | None = getattr(config, "final_logit_softcapping", None)  # Gemma
@@ -156,27 +179,172 @@ def token_logprobs(
 # ---- the value head ----------------------------------------------------------------------------
 
 
-class PolicyWithValue(nn.Module):
-    """A causal language model and a value head on its trunk: V(s_t) = w·h_t + b, zero at the start.
+class Scored(NamedTuple):
+    """What `PolicyWithValue` says about N chosen tokens; float32."""
 
-    One trunk serves both, so the critic costs D + 1 parameters instead of a second model.
+    logprobs: Tensor  # (N,) log π(y_t | ...) at the given temperature
+    values: Tensor | None  # (N,) V(s_t), s_t being what precedes y_t
+    entropy: Tensor | None  # (N,) of π(. | s_t), nats
+
+
+class PolicyWithValue(nn.Module):
+    """A causal language model and a value head: V(s_t) = w·h_t + b, zero at the start.
+
+    By default h_t is the policy's own last hidden state: one trunk serves both, and the critic
+    costs D + 1 parameters instead of a second model. With `critic` (any decoder without its head)
+    the values have a trunk of their own.
     """
 
-    def __init__(self, policy: Any) -> None:
+    def __init__(self, policy: Any, critic: nn.Module | None = None) -> None:
         super().__init__()
         self.policy = policy
-        parts = parts_of(policy)
-        size = parts.config.hidden_size
-        self.value_head = nn.Linear(size, 1, dtype=torch.float32, device=policy.device)
+        self.critic = critic
+        config: Any = parts_of(policy).config if critic is None else critic.config
+        size, device = config.hidden_size, policy.device
+        # skip_init: nn.Linear would draw from the global random numbers, only to be zeroed
+        self.value_head: nn.Linear = torch.nn.utils.skip_init(nn.Linear, size, 1, device=device)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
 
+    def forward(
+        self,
+        ids: Tensor,
+        where: Tensor,
+        temperature: float = 1.0,
+        values: bool = True,
+        entropy: bool = False,
+    ) -> Scored:
+        """Scores chosen tokens of right-padded rows.
 
-def with_value(policy: Any) -> PolicyWithValue:
+        Rows start at column 0, so that causal attention needs no mask and positions count up by
+        themselves: padding on the right cannot reach what stands before it.
+
+        Args:
+            ids: (B, T). where: (N,) flat indices b * T + t of the *predicting* positions: the token
+                scored is the one at t + 1.
+        """
+        hidden = chosen_hidden(parts_of(self.policy).trunk, ids, where)  # (N, D)
+        logits = parts_of(self.policy).logits(hidden)  # (N, V)
+        tokens = ids.flatten()[where + 1]
+        found_values = None
+        if values:
+            state = hidden if self.critic is None else chosen_hidden(self.critic, ids, where)
+            found_values = self.values(state)
+        return Scored(
+            logprobs_of(logits, tokens, temperature),
+            found_values,
+            entropy_from_logits(logits, temperature) if entropy else None,
+        )
+
+    def values(self, hidden: Tensor) -> Tensor:
+        """(..., D) hidden states -> (...) values, in float32 also under autocast."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.value_head(hidden.float()).squeeze(-1)
+
+
+def chosen_hidden(trunk: nn.Module, ids: Tensor, where: Tensor) -> Tensor:
+    """Last hidden states (N, D) at flat positions `where` of right-padded rows `ids` (B, T)."""
+    hidden = trunk(input_ids=ids, use_cache=False).last_hidden_state  # (B, T, D)
+    return hidden.reshape(-1, hidden.shape[-1]).index_select(0, where)
+
+
+def with_value(policy: Any, critic: nn.Module | None = None) -> PolicyWithValue:
     """Puts a zero-initialised value head on a policy's trunk; the policy itself is not changed."""
-    return PolicyWithValue(policy)
+    return PolicyWithValue(policy, critic)
+
+
+# ---- copies and references ---------------------------------------------------------------------
 
 
 def copy_model(model: Any) -> Any:
     """An independent copy: same weights and mode, nothing shared."""
     return copy.deepcopy(model)
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """(all, trainable) parameters; tied ones count once."""
+    known = {id(p): p for p in model.parameters()}.values()
+    return sum(p.numel() for p in known), sum(p.numel() for p in known if p.requires_grad)
+
+
+def freeze(model: Any) -> Any:
+    """Evaluation mode and no gradients, in place; returns the model."""
+    return model.eval().requires_grad_(False)
+
+
+def reference_of(model: Any) -> Any:
+    """A frozen copy of the model as it is now: evaluation mode, no gradients, nothing shared."""
+    return freeze(copy_model(model))
+
+
+def is_peft(model: Any) -> bool:
+    """Whether the model carries PEFT adapters (LoRA and the like)."""
+    return hasattr(model, "peft_config") and hasattr(model, "disable_adapter")
+
+
+class Reference:
+    """The policy as it was at the start, from which the KL is measured; see `kind`.
+
+    - "given": the model that the caller passed;
+    - "copy": a frozen copy of the whole policy (full fine-tuning);
+    - "adapter off": the policy itself without its adapter, which costs no memory; only right as
+      long as a *fresh* adapter (B = 0) is trained, which is checked here;
+    - "adapter as it was": the policy with a saved copy of its adapter's weights, when training
+      continues an adapter that already changes the model.
+    """
+
+    def __init__(self, policy: Any, reference: Any = None) -> None:
+        self.policy = policy
+        self._start: list[tuple[nn.Parameter, Tensor]] = []
+        if reference is not None:
+            self.kind, self._model = "given", reference
+            self._check_apart()
+        elif not is_peft(policy):
+            self.kind, self._model = "copy", reference_of(policy)
+        else:
+            self._model = policy
+            self.kind = "adapter off" if _adapter_is_fresh(policy) else "adapter as it was"
+            if self.kind == "adapter as it was":
+                trained = [p for p in policy.parameters() if p.requires_grad]
+                self._start = [(p, p.detach().clone()) for p in trained]
+
+    def _check_apart(self) -> None:
+        theirs = {p.data_ptr() for p in self._model.parameters()}
+        shared = [
+            name
+            for name, p in self.policy.named_parameters()
+            if p.requires_grad and p.data_ptr() in theirs
+        ]
+        if shared:
+            raise CourseError(
+                f"the reference shares {len(shared)} trained parameters with the policy (first: "
+                f"{shared[0]}), so it would move too; pass reference_of(policy), or leave it out"
+            )
+        ours, other = (parts_of(m).head.weight.shape[0] for m in (self.policy, self._model))
+        if ours != other:
+            raise CourseError(
+                f"the reference has {other} tokens and the policy {ours}: they need one vocabulary"
+            )
+
+    @contextlib.contextmanager
+    def model(self) -> Iterator[Any]:
+        """Yields a model that computes as the reference does; inside the block, no gradients."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(evaluating(self._model))
+            if self.kind == "adapter off":
+                stack.enter_context(self._model.disable_adapter())
+            for parameter, start in self._start:
+                now, parameter.data = parameter.data, start
+                stack.callback(setattr, parameter, "data", now)
+            yield self._model
+
+
+def _adapter_is_fresh(model: Any) -> bool:
+    """Whether switching the adapter off changes nothing: eight tokens' logits, on and off."""
+    ids = torch.arange(1, 9, device=model.device).unsqueeze(0)
+    with torch.no_grad(), evaluating(model):
+        on = model(input_ids=ids, use_cache=False).logits
+        with model.disable_adapter():
+            off = model(input_ids=ids, use_cache=False).logits
+    return bool(torch.equal(on, off))

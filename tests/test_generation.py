@@ -215,7 +215,7 @@ def test_a_token_of_probability_zero_is_never_drawn() -> None:
     logits[:, 1] = 0.0
     logits[:, 3] = 0.0
     uniform = torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64)
-    tokens, logprobs = generation._choose(logits, 1.0, uniform)
+    tokens, logprobs, _ = generation._choose(logits, 1.0, uniform)
     assert tokens.tolist() == [1, 3, 3]
     torch.testing.assert_close(logprobs, torch.full((3,), 0.5).log())
 

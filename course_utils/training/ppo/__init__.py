@@ -1,0 +1,18 @@
+"""PPO for language models: small, stepwise, with any function as the reward.
+
+config      every setting with its unit and range
+rollout     prompts drawn, answers sampled, reference and reward applied
+rewards     functions, reward models and ensembles, checked
+sequences   rows of tokens with as little padding as possible
+advantages  per-token rewards, GAE, whitening
+update      minibatches, the clipped losses, the optimizer
+trainer     the loop, the log, checkpoints
+"""
+
+from course_utils.training.ppo.config import PPOConfig
+from course_utils.training.ppo.rewards import Ensemble
+from course_utils.training.ppo.rollout import Rollouts
+from course_utils.training.ppo.trainer import PPOTrainer, Step
+from course_utils.training.ppo.update import NonFiniteError
+
+__all__ = ["Ensemble", "NonFiniteError", "PPOConfig", "PPOTrainer", "Rollouts", "Step"]

@@ -1,0 +1,84 @@
+"""A trainer's whole state on disk: weights, optimizer, generators, position in the prompts, β."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from course_utils.errors import CheckpointError
+from course_utils.models import is_peft, parts_of
+from course_utils.training.checkpoint import load_training_state, save_training_state
+
+if TYPE_CHECKING:
+    from course_utils.training.ppo.trainer import PPOTrainer
+
+
+def _trained(trainer: "PPOTrainer") -> nn.Module:
+    """What training changes: everything, or with PEFT the adapter and the value head only."""
+    if not is_peft(trainer.policy):
+        return trainer.actor
+    view = nn.Module()
+    for name, parameter in trainer.actor.named_parameters():
+        if parameter.requires_grad:
+            view.register_parameter(name.replace(".", "/"), parameter)
+    return view
+
+
+def save_state(trainer: "PPOTrainer", directory: Path) -> None:
+    """Fills a checkpoint's directory; call it through `PPOTrainer.save_checkpoint`."""
+    extra = {
+        "step": trainer.steps_done,
+        "tokens": trainer.tokens,
+        "prompts": len(trainer.prompts.prompts),
+        "prompts_drawn": trainer.prompts.drawn,
+        "beta": trainer.kl_control.beta,
+        "stop_reason": trainer.stop_reason,
+        "micro_batch": trainer.updater.micro_batch,
+        "scaler": trainer.updater.scaler.state_dict(),
+        "reference": _fingerprint(trainer),
+    }
+    save_training_state(
+        directory,
+        {"actor": _trained(trainer)},
+        {"adam": trainer.updater.optimizer},
+        extra,
+        {"sampling": trainer.generator},
+    )
+
+
+def load_state(trainer: "PPOTrainer", directory: Path) -> None:
+    """Sets the trainer to a checkpoint. Raises CheckpointError when it is of another run."""
+    reference = _fingerprint(trainer)
+    extra = load_training_state(
+        directory,
+        {"actor": _trained(trainer)},
+        {"adam": trainer.updater.optimizer},
+        {"sampling": trainer.generator},
+    )
+    if extra["prompts"] != len(trainer.prompts.prompts):
+        raise CheckpointError(
+            f"{directory} is of a run on {extra['prompts']} prompts, there are now "
+            f"{len(trainer.prompts.prompts)}; resume with the same prompts"
+        )
+    if max(abs(a - b) for a, b in zip(extra["reference"], reference, strict=True)) > 1e-2:
+        raise CheckpointError(
+            f"the run of {directory} measured its KL from another reference; make the trainer with "
+            "the policy that the run started from (for example the SFT model), not a trained one"
+        )
+    trainer.steps_done, trainer.tokens = extra["step"], extra["tokens"]
+    trainer.prompts.drawn = extra["prompts_drawn"]
+    trainer.kl_control.beta = extra["beta"]
+    trainer.stop_reason = extra["stop_reason"]
+    trainer.updater.micro_batch = extra["micro_batch"]
+    if trainer.updater.scaler.is_enabled():
+        trainer.updater.scaler.load_state_dict(extra["scaler"])
+
+
+def _fingerprint(trainer: "PPOTrainer") -> list[float]:
+    """The reference's log-probabilities after a few tokens: tells one model from another."""
+    ids = torch.arange(1, 9, device=trainer.policy.device).unsqueeze(0)
+    with trainer.reference.model() as model:
+        parts = parts_of(model)
+        hidden = parts.trunk(input_ids=ids, use_cache=False).last_hidden_state[0, -1]
+        return parts.logits(hidden).float().log_softmax(dim=-1)[:8].tolist()
