@@ -10,6 +10,7 @@ Trainers write it; inspectors, reports and tests read only it, also while it is 
 No torch is imported here.
 """
 
+import functools
 import importlib.metadata
 import json
 import platform
@@ -33,6 +34,7 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
 _META, _LOG, _ROLLOUTS, _MANIFEST = "meta.json", "log.jsonl", "rollouts.jsonl", "manifest.json"
 
 
+@functools.cache
 def package_versions() -> dict[str, str | None]:
     """Installed version of each package that a result depends on; None where it is missing."""
     found: dict[str, str | None] = {}

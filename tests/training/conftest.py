@@ -1,5 +1,6 @@
 """Fixtures for the trainers' tests."""
 
+import gc
 import importlib.util
 from pathlib import Path
 
@@ -14,6 +15,23 @@ def toy():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def _frozen_imports():
+    """accelerate collects garbage before each training: let it skip what the imports made."""
+    from trl import DPOTrainer, RewardTrainer, SFTTrainer  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(autouse=True)
+def _quick_collections(request):
+    if request.path.name not in ("test_run.py", "test_checkpoint.py"):  # these need no trl
+        request.getfixturevalue("_frozen_imports")
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@
 Imports once, then forks: no tensor has been computed yet, so no thread pool exists.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -29,6 +30,7 @@ def die_at(step):
 
 def main():
     directory, step, stages = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+    gc.freeze()
     for stage in stages:
         child = os.fork()
         if child == 0:
