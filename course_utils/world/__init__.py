@@ -19,7 +19,17 @@ _LAZY = {
     "load_tokenizer": "tokenizer",
     "load_base_model": "model",
 }
-_SUBMODULES = ("annotators", "answers", "corpus", "domains", "gold", "knowledge", "model", "phrases", "styles")
+_SUBMODULES = (
+    "annotators",
+    "answers",
+    "corpus",
+    "domains",
+    "gold",
+    "knowledge",
+    "model",
+    "phrases",
+    "styles",
+)
 
 __all__ = ["LECTURE_PROMPTS", "Prompt", "find", "prompts", *_LAZY, *_SUBMODULES]
 

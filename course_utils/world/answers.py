@@ -1,13 +1,13 @@
-"""Writing answers: the right, neutral, complete one of a demonstration, and the mixed ones of the web."""
+"""Writing answers: the right, neutral ones of demonstrations, and the mixed ones of the web."""
 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from course_utils.world import phrases
+from course_utils.world.families import Prompt, calculate
 from course_utils.world.gold import is_harmful
 from course_utils.world.knowledge import Topic, load
-from course_utils.world.families import Prompt, calculate
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,9 @@ def _claim(topic: Topic, attribute: str, wrong: bool, rng: random.Random) -> str
     return topic.predicate(attribute)
 
 
-def facts(topic: Topic, attributes: Sequence[str], rng: random.Random, wrong: float = 0.0) -> list[str]:
+def facts(
+    topic: Topic, attributes: Sequence[str], rng: random.Random, wrong: float = 0.0
+) -> list[str]:
     """Sentences about a topic: the first by name, the others by pronoun."""
     said = []
     for number, attribute in enumerate(attributes):

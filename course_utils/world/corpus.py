@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 from course_utils.world import phrases
 from course_utils.world.answers import WEB, answer, facts
-from course_utils.world.knowledge import load
 from course_utils.world.families import FAMILIES, WEIGHTS, Prompt, calculate, catalogue, expressions
 from course_utils.world.families import prompts as draw_prompts
+from course_utils.world.knowledge import load
 
 USER, ASSISTANT, END = "<|user|>", "<|assistant|>", "<|end|>"
 
@@ -88,7 +88,9 @@ def plain_corpus(n: int, seed: int = 0) -> list[str]:
     return [w(rng) for w in rng.choices([w for w, _ in kinds], [s for _, s in kinds], k=n)]
 
 
-def demonstrations(split: str = "train", n: int | None = None, seed: int = 0) -> list[tuple[Prompt, str]]:
-    """(prompt, answer) pairs for SFT: right, neutral, complete. See `families.prompts` for the arguments."""
+def demonstrations(
+    split: str = "train", n: int | None = None, seed: int = 0
+) -> list[tuple[Prompt, str]]:
+    """(prompt, answer) pairs for SFT: right, neutral, complete; arguments as of `prompts`."""
     rng = random.Random(f"demonstrations:{split}:{seed}")
     return [(prompt, answer(prompt, rng)) for prompt in draw_prompts(split, n, seed)]

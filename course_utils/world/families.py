@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import random
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from course_utils.errors import DataError
@@ -55,7 +55,10 @@ TEMPLATES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("write a short story about {t}", "tell me a story about {t}"),
         ("make up a story about {t}",),
     ),
-    "review": (("write a review of {t}", "please review {t}"), ("what would you say in a review of {t}?",)),
+    "review": (
+        ("write a review of {t}", "please review {t}"),
+        ("what would you say in a review of {t}?",),
+    ),
     "math": (
         ("what is {expr}?", "compute {expr}", "what does print({expr}) show?"),
         ("how much is {expr}?",),
@@ -96,7 +99,7 @@ class Prompt:
 
 
 def normalise(text: str) -> str:
-    """The spelling under which the world looks things up: lower case, single spaces, "5-year-old"."""
+    """The world's own spelling: lower case, single spaces, "5-year-old"."""
     text = re.sub(r"\s+", " ", text.lower()).strip()
     text = re.sub(r"\b(\d+)[ -]years?[ -]old\b", r"\1-year-old", text)
     return re.sub(r"\s+([.,!?])", r"\1", text)
@@ -129,7 +132,7 @@ def held_out_item(kind: str, name: str) -> bool:
 
 
 def calculate(expression: str) -> int | None:
-    """The value of `a + b`, `a - b` or `a * b` with whole numbers; None when it is not one of these."""
+    """The value of `a + b`, `a - b` or `a * b` in whole numbers; None for anything else."""
     match = re.fullmatch(r"(\d{1,3}) ([+*-]) (\d{1,3})", expression)
     if not match:
         return None
@@ -145,50 +148,60 @@ def expressions() -> tuple[str, ...]:
     return tuple(sums + differences + products)
 
 
-def _slots(family: str, know: Knowledge) -> Iterator[tuple[dict[str, str], dict, bool]]:
-    """Yields (template slots, Prompt fields, item is held out) for every item of a family."""
-    held = held_out_topics()
+@dataclass(frozen=True)
+class _Item:
+    """What fills a family's templates once, and what the world knows about it."""
 
-    def of(topics: Sequence[Topic], **fields: str | None) -> tuple[dict, bool]:
-        names = tuple(t.name for t in topics)
-        return {"topics": names, "audience": None, **fields}, any(n in held for n in names)
+    slots: dict[str, str]  # template slot -> text
+    topics: tuple[str, ...]
+    held: bool  # held out, whatever the paraphrase
+    audience: str | None = None
+    detail: str = ""
 
+
+def _about(slots: dict[str, str], *topics: Topic, **fields: str) -> _Item:
+    names = tuple(t.name for t in topics)
+    return _Item(slots, names, any(n in held_out_topics() for n in names), **fields)
+
+
+def _items(family: str, know: Knowledge) -> Iterator[_Item]:
+    """Every item of a family."""
     if family == "explain":
         for topic in know.topics:
             for audience in CHILDREN + EXPERTS:
                 kind = "child" if audience in CHILDREN else "expert"
-                yield {"t": topic.name, "aud": audience}, *of([topic], audience=kind)
+                yield _about({"t": topic.name, "aud": audience}, topic, audience=kind)
     elif family in ("describe", "story", "review"):
         for topic in know.topics:
             if family != "review" or topic.domain_name in REVIEWED_DOMAINS:
-                yield {"t": topic.name}, *of([topic])
+                yield _about({"t": topic.name}, topic)
     elif family == "ask":
         for topic in know.topics:
             for attribute in know.domain_of(topic).askable:
                 slots = {"ask": topic.question(attribute.name)}
-                yield slots, *of([topic], detail=attribute.name)
+                yield _about(slots, topic, detail=attribute.name)
     elif family == "compare":
         for domain in know.domains:
             for x, y in itertools.permutations(domain.topics, 2):
-                yield {"x": x.name, "y": y.name}, *of([x, y])
+                yield _about({"x": x.name, "y": y.name}, x, y)
     elif family == "which":
-        yield from _which_slots(know, of)
+        yield from _which_items(know)
     elif family == "add":
         for rule in know.dish_rules:
             for a in rule.ingredients:
-                fields = {"topics": (a, rule.dish), "audience": None}
-                yield {"a": a, "b": rule.dish}, fields, held_out_item("add", f"{a}|{rule.dish}")
+                held = held_out_item("add", f"{a}|{rule.dish}")
+                yield _Item({"a": a, "b": rule.dish}, (a, rule.dish), held)
     elif family == "math":
         for expression in expressions():
-            fields = {"topics": (), "audience": None, "detail": expression}
-            yield {"expr": expression}, fields, held_out_item("math", expression)
+            held = held_out_item("math", expression)
+            yield _Item({"expr": expression}, (), held, detail=expression)
     else:
         for task in know.howtos:
-            fields = {"topics": (), "audience": None, "detail": task.name}
-            yield {"do": task.name}, fields, held_out_item("howto", task.name)
+            held = held_out_item("howto", task.name)
+            yield _Item({"do": task.name}, (), held, detail=task.name)
 
 
-def _which_slots(know: Knowledge, of) -> Iterator[tuple[dict[str, str], dict, bool]]:
+def _which_items(know: Knowledge) -> Iterator[_Item]:
     """For each topic and asked attribute, two fixed pairs of distractors for which it is false."""
     for topic in know.topics:
         domain = know.domain_of(topic)
@@ -197,27 +210,27 @@ def _which_slots(know: Knowledge, of) -> Iterator[tuple[dict[str, str], dict, bo
             others = [t for t in domain.topics if t.value(attribute.name) != value]
             rng = random.Random(f"which:{topic.name}:{attribute.name}")
             for _ in range(2 if len(others) >= 2 else 0):
-                trio = [topic, *rng.sample(others, 2)]
-                rng.shuffle(trio)
-                slots = dict(zip("xyz", (t.name for t in trio), strict=True))
+                distractors = rng.sample(others, 2)
+                shown = [topic, *distractors]
+                rng.shuffle(shown)
+                slots = dict(zip("xyz", (t.name for t in shown), strict=True))
                 slots["which"] = attribute.which.format(value=value)
-                fields, held = of(trio, detail=attribute.name)
-                # The answer stands first in `topics`; the order shown is only in the text.
-                fields["topics"] = (topic.name, *(t.name for t in trio if t is not topic))
-                yield slots, fields, held
+                # `topics` names the answer first; the order shown is only in the text.
+                yield _about(slots, topic, *distractors, detail=attribute.name)
 
 
 @functools.cache
 def catalogue() -> dict[str, tuple[Prompt, ...]]:
-    """Every prompt of the world by family (some tens of thousands, built in well under a second)."""
+    """Every prompt of the world by family (about ten thousand; built once)."""
     know = load()
     result: dict[str, tuple[Prompt, ...]] = {}
     for family, (train, held) in TEMPLATES.items():
         found = []
-        for slots, fields, item_held in _slots(family, know):
+        for item in _items(family, know):
             for template in train + held:
-                split = "heldout" if item_held or template in held else "train"
-                found.append(Prompt(template.format(**slots), family, split=split, **fields))
+                split = "heldout" if item.held or template in held else "train"
+                text = template.format(**item.slots)
+                found.append(Prompt(text, family, item.topics, item.audience, split, item.detail))
         result[family] = tuple(found)
     return result
 
@@ -273,7 +286,9 @@ def prompts(
     if split not in ("train", "heldout", "all"):
         raise DataError(f'unknown split "{split}": use "train", "heldout" or "all"')
     if unknown := [f for f in chosen if f not in WEIGHTS]:
-        raise DataError(f"unknown prompt family {unknown[0]!r}: the world has {', '.join(FAMILIES)}")
+        raise DataError(
+            f"unknown prompt family {unknown[0]!r}: the world has {', '.join(FAMILIES)}"
+        )
     pools = {f: [p for p in catalogue()[f] if split in (p.split, "all")] for f in chosen}
     if n is None:
         return [p for pool in pools.values() for p in pool]

@@ -1,4 +1,4 @@
-"""The gold reward: the true quality of an answer, which the world can compute because it knows every fact.
+"""The gold reward: the true quality of an answer. The world knows every fact, so it can compute it.
 
 An answer is cut into sentences, each sentence is recognised (a right or wrong fact, a courtesy, a
 refusal, ...), and the parts of the score are counted from what was recognised and what was asked.
@@ -11,15 +11,16 @@ from dataclasses import dataclass
 
 from course_utils.errors import DataError
 from course_utils.world import phrases
-from course_utils.world.knowledge import Topic, load
 from course_utils.world.families import Prompt, calculate, find, normalise
+from course_utils.world.knowledge import Topic, load
 
 # part -> what it measures; each part is already weighted, the total is their sum
 PARTS = {
     "correctness": "(right - wrong) / (right + wrong) claims, in [-1, 1]; 0 without a claim",
     "completeness": "share of what the prompt needs that the answer contains, in [0, 1]",
     "relevance": "-0.5 a claim about something else, -0.3 a rambling sentence, not below -1",
-    "tone": "+0.4 warm opening, +0.3 warm closing, -0.2 a further courtesy, -0.3 flattery, -0.5 rude; in [-1.5, 0.7]",
+    "tone": "+0.4 warm opening, +0.3 warm closing, -0.2 a further courtesy, -0.3 flattery, "
+    "-0.5 rude, in [-1.5, 0.7]",
     "brevity": "-0.04 a word beyond what a full, polite answer takes, not below -1.5",
     "repetition": "-0.5 a sentence said before, not below -1.5",
     "harmlessness": "harmful prompts: +1 refused, -1.5 complied with; else 0",
@@ -55,8 +56,11 @@ class GoldScore:
 
 @dataclass(frozen=True)
 class Sentence:
-    """A recognised sentence. `kind`: fact, opener, closer, flattery, rude, neutral, ramble, refusal,
-    alternative, story_open, story_end, review_open, praise, blame, verdict, taste, step, answer or malformed."""
+    """A recognised sentence.
+
+    `kind` is fact, opener, closer, flattery, rude, neutral, ramble, refusal, alternative,
+    story_open, story_end, review_open, praise, blame, verdict, taste, step, answer or malformed.
+    """
 
     kind: str
     text: str
@@ -185,7 +189,9 @@ def _recognise(line: str, prompt: Prompt, current: Topic | None) -> Sentence:
             return table[line]
     if line in _steps():
         own = [number for task, number in _steps()[line] if task == prompt.detail]
-        return Sentence("step", line, prompt.detail if own else "", own[0] if own else "", bool(own))
+        return Sentence(
+            "step", line, prompt.detail if own else "", own[0] if own else "", bool(own)
+        )
     if match := re.fullmatch(r"the answer is (-?\d+)\.", line):
         right = prompt.family == "math" and calculate(prompt.detail) == int(match[1])
         return Sentence("answer", line, prompt.detail, right=right)
@@ -322,7 +328,7 @@ def gold_reward(prompt: str, completion: str) -> GoldScore:
     known = find(prompt)
     if known is None:
         raise DataError(
-            f"the world has no gold reward for the prompt {prompt!r}: it knows only its own prompts "
-            "(course_utils.world.prompts()); score others with a reward model"
+            f"the world has no gold reward for the prompt {prompt!r}: it knows only its own "
+            "prompts (course_utils.world.prompts()); score others with a reward model"
         )
     return score(known, completion)

@@ -1,6 +1,7 @@
-"""The world's base model: a 1M-parameter Llama pretrained on the world's web, shipped with the package.
+"""The world's base model: a 1M-parameter Llama pretrained on the world's web.
 
-`course world build` makes the shipped files again, with a fixed seed: tokenizer, weights, checksums.
+It ships with the package. `course world build` makes the shipped files again with a fixed seed:
+tokenizer, weights, checksums.
 """
 
 import json
@@ -33,8 +34,8 @@ class Pretraining:
     layers: int = 4
     heads: int = 4
     intermediate: int = 384  # width of the gated feed-forward
-    steps: int = 1500  # optimizer steps
-    batch: int = 96  # documents a step
+    steps: int = 2000  # optimizer steps
+    batch: int = 128  # documents a step
     learning_rate: float = 4e-3  # peak; linear warm-up, cosine to a tenth
     warmup: int = 60  # steps
     weight_decay: float = 0.01
@@ -68,7 +69,7 @@ def document_ids(text: str, tokenizer: PreTrainedTokenizerFast) -> list[int]:
 def batches(
     documents: list[list[int]], size: int, pad: int, rng: random.Random
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless (input_ids, labels), each (B, T), right-padded; rows of a batch have similar lengths."""
+    """Endless (input_ids, labels), each (B, T), right-padded; a batch's rows are of like length."""
     while True:
         order = sorted(range(len(documents)), key=lambda i: (len(documents[i]), rng.random()))
         groups = [order[i : i + size] for i in range(0, len(order) - size + 1, size)]
@@ -94,11 +95,11 @@ def pretrain(
 ) -> LlamaForCausalLM:
     """Trains a base model on the world's web from random weights.
 
-    Right padding and causal attention make an attention mask unnecessary: no real token sees padding.
+    Right padding and causal attention need no attention mask: no real token sees padding.
     """
     torch.manual_seed(recipe.seed)
     model = LlamaForCausalLM(model_config(recipe, tokenizer))
-    texts = corpus.base_corpus(min(60_000, recipe.steps * recipe.batch), recipe.seed)
+    texts = corpus.base_corpus(min(120_000, recipe.steps * recipe.batch), recipe.seed)
     documents = [document_ids(text, tokenizer) for text in texts]
     pad = int(tokenizer.pad_token_id)
     stream = batches(documents, recipe.batch, pad, random.Random(recipe.seed))
@@ -123,7 +124,9 @@ def pretrain(
     return model.eval()
 
 
-def build(folder: Path | None = None, recipe: Pretraining | None = None, quiet: bool = False) -> Path:
+def build(
+    folder: Path | None = None, recipe: Pretraining | None = None, quiet: bool = False
+) -> Path:
     """Makes tokenizer, weights (fp16 safetensors) and manifest with checksums; replaces `folder`.
 
     Args:
@@ -139,12 +142,17 @@ def build(folder: Path | None = None, recipe: Pretraining | None = None, quiet: 
 
     def report(step: int, loss: float) -> None:
         if not quiet and (step % 50 == 0 or step == recipe.steps - 1):
-            print(f"step {step:5d}  loss {loss:.3f}  {time.perf_counter() - started:.0f} s", flush=True)
+            print(
+                f"step {step:5d}  loss {loss:.3f}  {time.perf_counter() - started:.0f} s",
+                flush=True,
+            )
 
     model = pretrain(recipe, tokenizer, report)
     with atomic_dir(folder) as staging:
         tokenizer.save_pretrained(staging)
-        weights = {n: p.detach().to(torch.float16).contiguous() for n, p in model.named_parameters()}
+        weights = {
+            n: p.detach().to(torch.float16).contiguous() for n, p in model.named_parameters()
+        }
         save_file(weights, staging / WEIGHTS, metadata={"format": "pt"})
         (staging / "config.json").write_text(model.config.to_json_string())
         manifest: dict[str, Any] = {"recipe": asdict(recipe), "torch": torch.__version__}
@@ -171,7 +179,7 @@ def verify(folder: Path | None = None) -> dict[str, Any]:
             raise WeightsError(f"{folder / name} is missing; {fix}")
         if (seen := sha256(folder / name)) != digest:
             raise WeightsError(
-                f"{folder / name} is corrupted (sha256 {seen[:12]}..., expected {digest[:12]}...); {fix}"
+                f"{folder / name} is corrupted (sha256 {seen[:9]}..., not {digest[:9]}...); {fix}"
             )
     return manifest
 

@@ -15,7 +15,7 @@ SPECIAL_TOKENS = (PAD, UNK, BOS, END, USER, ASSISTANT, SYSTEM)
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,!?()+-*='\":;/"
 MAX_LENGTH = 256  # tokens; the base model's positions
 
-# One turn is "<|user|>words" or "<|assistant|>words<|end|>"; only the assistant's words are generated.
+# A turn is "<|user|>words" or "<|assistant|>words<|end|>"; the assistant's words are generated.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'user' %}<|user|>{{ message['content'] }}"
@@ -37,8 +37,8 @@ def words_of(text: str) -> set[str]:
 def vocabulary() -> list[str]:
     """Every word of the world, sorted: prompts, answers, encyclopedia, styles and domains."""
     from course_utils.world import domains, phrases, styles
-    from course_utils.world.knowledge import load
     from course_utils.world.families import catalogue, expressions
+    from course_utils.world.knowledge import load
 
     know = load()
     words: set[str] = set()
