@@ -263,7 +263,7 @@ function overoptimisation(host, data) {
     const stops = points.map((p) => ({
       x: sx(p.kl),
       y: sy(p.gold),
-      title: known(p.step) ? `step ${p.step}` : "measured",
+      title: known(p.step) ? `step ${show(p.step, 0)}` : "measured",
       rows: [["KL, nats", show(p.kl, 1)], ["proxy", show(p.proxy)], ["gold", show(p.gold)]],
     })).sort((a, b) => a.x - b.x);
     interact(svg, stops, {
@@ -275,7 +275,7 @@ function overoptimisation(host, data) {
     });
   });
   numbersTable(host.parentNode, ["step", "KL, nats", "proxy", "gold"],
-    points.map((p) => [brief(p.step), show(p.kl), show(p.proxy), show(p.gold)]));
+    points.map((p) => [show(p.step, 0), show(p.kl), show(p.proxy), show(p.gold)]));
 }
 
 // ---- calibration -------------------------------------------------------------------------------

@@ -67,4 +67,4 @@ const watcher = new IntersectionObserver((seen) => {
 for (const name of links.keys()) watcher.observe(document.getElementById(name));
 
 addEventListener("scroll", hideTip, { passive: true });
-addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((d) => { d.open = true; }));
+addEventListener("beforeprint", () => document.querySelectorAll("details:not(.numbers-table)").forEach((d) => { d.open = true; }));

@@ -5,7 +5,7 @@ from typing import Any
 from course_utils.report import words
 from course_utils.report.markup import Markup, amount, fixed, number, percent, tag
 from course_utils.report.sections import Results, chart, missing, section, swatch, table
-from course_utils.report.series import dict_of, label_of, rows_of
+from course_utils.report.series import cut, dict_of, label_of, rows_of
 
 
 def _heat(value: float | None, largest: float) -> Markup:
@@ -90,6 +90,7 @@ def quality(results: Results) -> Markup:
         return missing("quality", title, "No model was evaluated.")
     parts = _parts_table(models)
     wins = [w for w in rows_of(results.get("win_rates")) if number(w.get("rate")) is not None]
+    judge = cut(next((w["judge"] for w in wins if w.get("judge")), "gold reward"), 80)
     return section(
         "quality",
         title,
@@ -102,8 +103,8 @@ def quality(results: Results) -> Markup:
         tag("h3", "Head to head") if wins else None,
         tag(
             "p",
-            "How often the first model’s answer scores higher than the second’s on the same "
-            "prompt, ties counting half, with 95% intervals. At 50% the two are equal.",
+            f"How often the first model’s answer beats the second’s by {judge} on the same prompt, "
+            "ties counting half, with 95% intervals. At 50% the two are equal.",
         )
         if wins
         else tag("p", "No models were compared head to head.", cls="missing"),

@@ -72,7 +72,8 @@ def header(results: Results) -> Markup:
         chart("ladder", f"{what} of each model with 95% intervals"),
         tag(
             "figcaption",
-            f"Mean {what} with its 95% interval. Each model’s mark and colour stay the same.",
+            f"{what[0].upper()}{what[1:]}: mean and 95% interval. ",
+            "Each model’s mark and colour stay the same.",
         ),
     )
     return tag(
@@ -224,8 +225,8 @@ def frontier(results: Results) -> Markup:
             tag(
                 "figcaption",
                 f"Gold reward on {words.evaluated_on(results)}, with 95% intervals. ",
-                "Best-of-n stands at its analytic KL, log n − (n − 1)/n. Choose a point to read one "
-                "of its answers.",
+                "Best-of-n stands at its analytic KL, log n − (n − 1)/n. Choose a point to read "
+                "one of its answers.",
             ),
         ),
         tag("div", cls="example", id="frontier-example", aria_live="polite"),

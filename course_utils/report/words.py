@@ -56,7 +56,8 @@ def verdict(results: Mapping[str, Any]) -> str:
     chain = [key for key in ("base", "sft", best_key(scores)) if key in scores]
     chain = chain or list(scores)
     name = "Gold reward" if which == "gold" else "Reward model’s score"
-    steps = [f"{label_of(str(k), models)} {fixed(scores[str(k)]['mean'])}" for k in chain]
+    space = "\N{NO-BREAK SPACE}"  # a line must not end between a name and its number
+    steps = [f"{label_of(str(k), models)}{space}{fixed(scores[str(k)]['mean'])}" for k in chain]
     return f"{name}: {' → '.join(steps)}"
 
 

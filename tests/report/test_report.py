@@ -72,6 +72,10 @@ class Reader(HTMLParser):
             self.text[self.where] = self.text.get(self.where, "") + data
 
 
+def plain(text: str) -> str:
+    return text.replace("\N{NO-BREAK SPACE}", " ")
+
+
 # ---- one file, nothing from outside ------------------------------------------------------------
 
 
@@ -156,7 +160,7 @@ def test_only_sft_ran(results):
         "answers": results["answers"],
     }
     text = Reader(build_report(few)).text
-    assert "Base −0.80 → SFT 1.55" in text[""]
+    assert "Base −0.80 → SFT 1.55" in plain(text[""])
     assert "no reward model" in text["judge"]
     assert "Supervised fine-tuning" in text["curves"]
 
@@ -169,7 +173,7 @@ def test_the_users_own_prompts_without_gold(results):
             answer["gold"] = None
     results["frontier"], results["overoptimisation"] = [], None
     text = Reader(build_report(results)).text
-    assert "Reward model’s score: Base −1.20" in text[""]
+    assert "Reward model’s score: Base −1.20" in plain(text[""])
     assert "There is no gold reward for these prompts" in text[""]
     assert "no gold reward" in text["quality"]
     assert "gold reward" not in text["answers"]
@@ -299,7 +303,7 @@ def test_files_are_written_and_read_back(results, tmp_path):
 
 
 def test_verdict_is_computed(results):
-    assert verdict(results) == "Gold reward: Base −0.80 → SFT 1.55 → PPO 2.30"
+    assert plain(verdict(results)) == "Gold reward: Base −0.80 → SFT 1.55 → PPO 2.30"
     assert "PPO is better than SFT by 0.75" in verdict_details(results)
     assert "200 held-out prompts" in verdict_details(results)
     ppo, dpo = (
@@ -307,7 +311,7 @@ def test_verdict_is_computed(results):
         results["models"][4]["evaluation"]["gold"],
     )
     ppo["mean"] = 1.0  # then DPO is the better one
-    assert verdict(results).endswith("DPO 1.96")
+    assert plain(verdict(results)).endswith("DPO 1.96")
     dpo.update(mean=1.60, low=1.50, high=1.70)
     assert "between SFT and DPO the intervals overlap" in verdict_details(results)
     dpo.update(mean=1.2, low=1.1, high=1.3)
@@ -498,7 +502,7 @@ def browse(page: str, folder: Path, probe: str = "", width: int = 1200) -> tuple
     file.write_text(page, encoding="utf-8")
     own = [f"--user-data-dir={folder / 'profile'}", f"--window-size={width},900"]
     command = [str(CHROMIUM), *FLAGS, *own, file.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
     console = "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
     found = re.search(r'data-probe="([^"]*)"', done.stdout)
     seen = json.loads(found.group(1).replace("&quot;", '"').replace("&amp;", "&")) if found else {}
