@@ -50,8 +50,8 @@ def token_logprobs(
         temperature: the sampling temperature, > 0. What was sampled at T must be scored at T, for
             the policy and the reference alike, or the ratio is not 1 on on-policy data.
         chunk_rows: work on so many rows (of the first axis) at a time. The (B, T, V) float32
-            log-softmax is then never held whole when no gradient is needed (scoring, rollouts).
-            With gradients it saves nothing: autograd keeps every chunk.
+            log-softmax is then never held whole when no gradient is needed (scoring, rollouts);
+            with gradients autograd keeps it, but not its temporaries (two such tensors, not three).
     Returns: (B, T) float32 (float64 for float64 logits).
     Raises: ValueError if the shapes do not fit.
     """
