@@ -14,6 +14,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from course_utils.training.ppo import PPOConfig, PPOTrainer
+from course_utils.training.reward_model import RewardModel
 
 VOCABULARY = 1900
 
@@ -55,22 +56,6 @@ def build_config(hidden: int, layers: int) -> LlamaConfig:
     )
 
 
-class RandomRewardModel:
-    """The interface of RewardModel, without its file format."""
-
-    def __init__(self, config: LlamaConfig, tokenizer: Any) -> None:
-        self.model = LlamaForSequenceClassification(config).eval()
-        self.tokenizer = tokenizer
-
-    def __call__(self, prompts: list[str], completions: list[str]) -> list[float]:
-        raise NotImplementedError  # the trainer hands over tokens
-
-    def score_tokens(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        hidden = self.model.model(input_ids=input_ids, use_cache=False).last_hidden_state
-        last = attention_mask.sum(dim=1) - 1
-        return self.model.score(hidden[torch.arange(len(hidden)), last]).squeeze(-1)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
@@ -96,7 +81,7 @@ def main() -> None:
     prompts = [" ".join(f"w{(7 * i + j) % 1800}" for j in range(6 + i % 9)) for i in range(400)]
     trainer = PPOTrainer(
         policy,
-        RandomRewardModel(config, tokenizer),
+        RewardModel(LlamaForSequenceClassification(config).eval(), tokenizer),
         tokenizer,
         prompts,
         PPOConfig(

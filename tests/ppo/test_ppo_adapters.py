@@ -8,7 +8,9 @@ import torch
 
 from course_utils import models
 from course_utils.models import Reference, count_parameters, token_logprobs
+from course_utils.objectives import RewardNormalisation
 from course_utils.training.ppo import PPOConfig, PPOTrainer
+from course_utils.training.reward_model import RewardModel, sequence_classifier
 from course_utils.training.run import RunLog
 
 
@@ -149,48 +151,52 @@ def test_a_separate_critic_has_its_own_trunk(make_trainer, policy, settings) -> 
     assert any(bool(p.grad.any()) for p in trainer.actor.critic.parameters())
 
 
-class Scores:
-    """A reward model by interface: sequence classification with a stored mean and std."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        from transformers import LlamaConfig, LlamaForSequenceClassification
-
-        shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
-        self.model = LlamaForSequenceClassification(
-            LlamaConfig(
-                vocab_size=len(tokenizer),
-                num_attention_heads=2,
-                max_position_embeddings=64,
-                num_labels=1,
-                **shape,
-            )
-        ).eval()
-        self.tokenizer, self.reward_mean, self.reward_std = tokenizer, 0.3, 2.0
-
-    def __call__(self, prompts: list[str], completions: list[str]) -> list[float]:
-        raise AssertionError("tokens are enough")
-
-    def score_tokens(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        hidden = self.model.model(input_ids=input_ids, use_cache=False).last_hidden_state
-        last = hidden[torch.arange(len(hidden)), attention_mask.sum(1) - 1]
-        return (self.model.score(last).squeeze(-1) - self.reward_mean) / self.reward_std
+@pytest.fixture
+def reward_model(policy: Any, tiny_tokenizer: Any) -> RewardModel:
+    """Random, with a normalisation that matters."""
+    classifier = sequence_classifier(policy)
+    with torch.no_grad():
+        classifier.score.weight.mul_(30)
+    model = RewardModel(classifier, tiny_tokenizer)
+    model.normalisation = RewardNormalisation(0.3, 2.0)
+    return model
 
 
-def test_a_critic_may_start_from_the_reward_model(make_trainer, tiny_tokenizer) -> None:
+def test_a_reward_model_scores_tokens_as_it_scores_their_text(make_trainer, reward_model) -> None:
+    """Points 15, 19: no second tokenisation, normalised, cut answers scored as if they ended."""
+    rollouts = make_trainer(reward=reward_model).step().rollouts
+    assert bool(rollouts.ended.any())
+    assert not bool(rollouts.ended.all())
+    by_text = reward_model(rollouts.prompts, rollouts.completions)
+    # ends other than EOS (the tiny policy has several) and special tokens within are lost in text
+    eos = reward_model.tokenizer.eos_token_id
+    compared = 0
+    for i, text_score in enumerate(by_text):
+        s = rollouts.sequences
+        ids = s.ids[i, int(s.prompt_lengths[i]) : int(s.lengths[i])].tolist()
+        inside = ids[:-1] if rollouts.ended[i] else ids
+        if all(token > 6 for token in inside) and (ids[-1] == eos or not rollouts.ended[i]):
+            compared += 1
+            assert float(rollouts.scores[i]) == pytest.approx(text_score, abs=1e-4)
+    assert compared >= 3
+    assert float(rollouts.scores.std()) > 0.01
+
+
+def test_a_critic_may_start_from_the_reward_model(make_trainer, reward_model) -> None:
     """Points 19, 21: V starts as the reward model's normalised score of the prefix."""
-    reward = Scores(tiny_tokenizer)
+    reward = reward_model
     trainer = make_trainer(reward=reward, critic="reward")
     r = trainer.step().rollouts
     s = r.sequences
     for i in range(3):
         prefix = s.ids[i : i + 1, : int(s.prompt_lengths[i])]
         wanted = reward.score_tokens(prefix, torch.ones_like(prefix))
-        torch.testing.assert_close(r.values[i, 0], wanted[0].detach(), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(r.values[i, 0], wanted[0], atol=1e-5, rtol=1e-5)
     assert float(r.values[r.mask].std()) > 0
     ended = int(r.ended.nonzero()[0])
     whole = s.ids[ended : ended + 1, : int(s.lengths[ended])]
     score = reward.score_tokens(whole, torch.ones_like(whole))
-    torch.testing.assert_close(r.scores[ended], score[0].detach(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(r.scores[ended], score[0], atol=1e-5, rtol=1e-5)
 
 
 def test_models_held(make_trainer, policy) -> None:

@@ -183,6 +183,20 @@ def test_a_reward_model_with_another_vocabulary_gets_text(make_trainer, tiny_tok
     assert rollouts.scores.tolist() == [float(len(c)) for c in rollouts.completions]
 
 
+def test_what_a_template_writes_after_the_answer_is_found(tiny_tokenizer) -> None:
+    """Point 15: a reward model reads its score there."""
+    from course_utils.loading import CHATML
+    from course_utils.training.ppo.rewards import tokens_after_answer
+
+    assert tokens_after_answer(tiny_tokenizer) == []
+    tiny_tokenizer.chat_template = tiny_tokenizer.chat_template.replace(
+        "{%- endgeneration -%}", "{%- endgeneration -%}{{- ' yes' -}}"
+    )
+    assert tokens_after_answer(tiny_tokenizer) == tiny_tokenizer.encode("yes")
+    tiny_tokenizer.chat_template = CHATML  # has no token for its marks here
+    assert tokens_after_answer(tiny_tokenizer) is None
+
+
 # ---- prompts, tokenizer, policy ----------------------------------------------------------------
 
 

@@ -362,11 +362,11 @@ def test_fp16_overflows_are_skipped_and_the_scale_falls(make_trainer) -> None:
     assert row["loss_scale"] < 2.0**120
 
 
-def test_gradient_checkpointing_changes_memory_only(make_trainer, policy) -> None:
+def test_checkpointed_activations_change_memory_only(make_trainer, policy) -> None:
     start = {name: value.clone() for name, value in policy.state_dict().items()}
     plain = make_trainer().step().stats
     policy.load_state_dict(start)
-    saving = make_trainer(gradient_checkpointing=True)
+    saving = make_trainer(checkpoint_activations=True)
     assert comparable([saving.step().stats])[0] == pytest.approx(comparable([plain])[0], rel=1e-4)
     assert not saving.policy.training
 

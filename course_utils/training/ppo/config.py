@@ -20,7 +20,7 @@ class PPOConfig:
     rollouts_per_step: int = 96  # answers sampled per step, >= 2 (advantages are whitened)
     epochs: int = 2  # passes over the answers of a step, >= 1
     minibatches: int = 2  # optimizer updates per epoch, 1 .. rollouts_per_step
-    micro_batch: int = 48  # answers in one forward and backward pass, >= 1; changes memory only
+    micro_batch: int = 16  # answers per forward and backward pass, >= 1: memory and padding only
 
     # ---- sampling ----
     max_new_tokens: int = 48  # tokens of an answer at most, >= 1
@@ -35,7 +35,7 @@ class PPOConfig:
     adam_eps: float = 1e-5  # > 0; torch's 1e-8 makes the first updates much larger
     max_grad_norm: float = 1.0  # > 0, L2 norm over policy and value head together
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the autocast; the weights stay fp32
-    gradient_checkpointing: bool = False  # recompute activations: less memory, a third slower
+    checkpoint_activations: bool = False  # recompute activations: less memory, a third slower
 
     # ---- staying near the reference ----
     beta: float = 0.02  # β >= 0, reward units per nat: KL penalty (the start value if kl_target)

@@ -157,7 +157,9 @@ class Scorer:
         self.members = members
         self._rows = rows
         self._eos = tokenizer.eos_token_id
-        self._by_tokens = [_reads_tokens(member, tokenizer) for member in members]
+        tail = tokens_after_answer(tokenizer)
+        self._tail: list[int] = tail or []
+        self._by_tokens = [tail is not None and _reads_tokens(m, tokenizer) for m in members]
 
     def __call__(self, answers: Answers) -> tuple[Tensor, float | None]:
         """Scores (B,), and for an ensemble the members' mean standard deviation."""
@@ -183,13 +185,16 @@ class Scorer:
 
     def _score_tokens(self, model: Any, answers: Answers) -> Tensor:
         """A reward model on token rows. It was trained on answers that end, so cut ones get an EOS
-        here (only for the reward model: the policy never sees a token that it did not sample)."""
+        here, and all get what the chat template writes after it (only for the reward model: the
+        policy never sees a token that it did not sample)."""
         ids, lengths = answers.sequences.ids, answers.sequences.lengths
         cut = ~answers.ended
-        if bool(cut.any()):
-            ids = torch.cat([ids, ids.new_zeros(len(ids), 1)], dim=1)
-            ids[cut, lengths[cut]] = self._eos
-            lengths = lengths + cut.long()
+        ids = torch.cat([ids, ids.new_zeros(len(ids), 1 + len(self._tail))], dim=1)
+        ids[cut, lengths[cut]] = self._eos
+        lengths = lengths + cut.long()
+        for token in self._tail:
+            ids.scatter_(1, lengths.unsqueeze(1), token)
+            lengths = lengths + 1
         scores = torch.zeros(len(ids), dtype=torch.float64)
         for index in by_length(answers.sequences, self._rows):
             width = int(lengths[index].max())
@@ -200,10 +205,31 @@ class Scorer:
         return scores
 
 
+def tokens_after_answer(tokenizer: Any) -> list[int] | None:
+    """What the chat template puts after an answer's EOS (ChatML: a line break), as tokens.
+
+    None when a finished chat is not `prompt + answer + EOS + something` token by token; texts must
+    then be tokenised again for a reward model.
+    """
+    eos = tokenizer.eos_token_id
+    for prompt, answer in (("a", "b"), ("why ?", "yes .")):
+        asked = [{"role": "user", "content": prompt}]
+        start = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+        chat = [*asked, {"role": "assistant", "content": answer}]
+        whole = tokenizer.apply_chat_template(chat, tokenize=False)
+        words, head, ids = tokenizer([answer, start, whole], add_special_tokens=False)["input_ids"]
+        known = [*head, *words, eos]
+        if ids[: len(known)] != known:
+            return None
+    return list(ids[len(known) :])
+
+
 def _reads_tokens(reward: Any, tokenizer: Any) -> bool:
     """Whether a reward model can take the policy's tokens as they are."""
     theirs = getattr(reward, "tokenizer", None)
     if theirs is None or not hasattr(reward, "score_tokens"):
+        return False
+    if not getattr(reward, "conversational", True):  # trained on text without the chat template
         return False
     return theirs is tokenizer or (
         theirs.get_vocab() == tokenizer.get_vocab()

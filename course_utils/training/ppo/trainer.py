@@ -91,7 +91,7 @@ class PPOTrainer:
         self.actor = PolicyWithValue(policy, _critic(policy, reward, config))
         if config.critic == "reward":
             _value_head_from_reward(self.actor, reward)
-        if config.gradient_checkpointing:
+        if config.checkpoint_activations:
             disable_dropout(policy)  # this needs train mode during the update
             inner = unwrapped(policy)
             newer = getattr(inner, "activation_checkpointing_enable", None)
@@ -191,8 +191,9 @@ class PPOTrainer:
     def _update(
         self, rollouts: Rollouts, number: int, plan: list[list[torch.Tensor]]
     ) -> dict[str, float]:
-        checkpointing = self.config.gradient_checkpointing
-        self.policy.train(checkpointing)  # Transformers recomputes activations in train mode only
+        self.policy.train(
+            self.config.checkpoint_activations
+        )  # Transformers recomputes activations in train mode only
         try:
             return self.updater.update(rollouts, number, plan)
         except NonFiniteError as error:
@@ -314,22 +315,20 @@ def _critic(policy: Any, reward: Any, config: PPOConfig) -> Any:
     if config.critic == "policy":
         trunk = copy_model(parts_of(policy).trunk)
     else:
-        model = getattr(reward, "model", None)
-        if model is None or not hasattr(model, "base_model"):
+        model = getattr(reward, "trunk", None)
+        if model is None:
             raise CourseError(
                 'critic="reward" starts the critic from the reward model, but the reward is a '
                 f'{type(reward).__name__}; pass a RewardModel, or critic="policy"'
             )
-        trunk = copy_model(model.base_model)
+        trunk = copy_model(model)
     return trunk.float().to(policy.device).eval().requires_grad_(True)
 
 
 def _value_head_from_reward(actor: PolicyWithValue, reward: Any) -> None:
     """Starts the value head as the reward model's own score head, on its normalised scale."""
-    score = reward.model.score
-    mean = float(getattr(reward, "reward_mean", 0.0) or 0.0)
-    std = float(getattr(reward, "reward_std", 1.0) or 1.0)
+    head, scale = reward.head, reward.normalisation
     with torch.no_grad():
-        bias = 0.0 if score.bias is None else score.bias.float()
-        actor.value_head.weight.copy_(score.weight.float() / std)
-        actor.value_head.bias.copy_((bias - torch.tensor([mean])) / std)
+        actor.value_head.weight.copy_(head.weight.float() / scale.std)
+        bias = torch.zeros(1) if head.bias is None else head.bias.float().cpu()
+        actor.value_head.bias.copy_((bias - scale.mean) / scale.std)

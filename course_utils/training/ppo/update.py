@@ -112,7 +112,7 @@ class Updater:
                 if self.micro_batch == 1:
                     raise CourseError(
                         "out of memory with a single answer at a time: lower max_new_tokens, set "
-                        "gradient_checkpointing=True, or train a LoRA adapter instead"
+                        "checkpoint_activations=True, or train a LoRA adapter instead"
                     ) from None
             # outside of the except block, which would keep the failed pass's tensors alive
             self.optimizer.zero_grad(set_to_none=True)
