@@ -1,8 +1,8 @@
-"""The errors a user can cause and can mend: each message says what was seen, where, and what to do."""
+"""The errors a user can cause and can mend: a message says what was seen, where, and what to do."""
 
 
 class CourseError(Exception):
-    """Base of all errors meant for the user; the command line prints the message without a traceback."""
+    """Base of all errors meant for the user; the command line prints them without a traceback."""
 
 
 class DataError(CourseError):

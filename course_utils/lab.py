@@ -52,7 +52,7 @@ class Lab:
         print(choice.reason)
         for warning in choice.warnings:
             print(f"note: {warning}")
-        _seed_everything(seed)
+        seed_everything(seed)
         return cls(choice, seed)
 
     @property
@@ -281,7 +281,8 @@ def _part_meanings() -> dict[str, str]:
     return dict(gold.PARTS)
 
 
-def _seed_everything(seed: int) -> None:
+def seed_everything(seed: int) -> None:
+    """Seeds Python, NumPy and torch."""
     import numpy
     import torch
 

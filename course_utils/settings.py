@@ -1,5 +1,6 @@
 """The settings of every trainer, read off the one dial: a tier's row, its precision, a seed."""
 
+import dataclasses
 import functools
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,17 @@ class Settings:
             temperature=stage.temperature,
             precision=self._choice.precision,
             seed=self._seed,
+        )
+
+    @functools.cached_property
+    def ppo_low_beta(self) -> "PPOConfig":
+        """The PPO run that is pushed too far on purpose: over-optimisation shows in it."""
+        stage = self._choice.tier.ppo
+        return dataclasses.replace(
+            self.ppo,
+            beta=stage.low_beta,
+            steps=stage.low_beta_iterations,
+            learning_rate=stage.low_beta_learning_rate or stage.learning_rate,
         )
 
     def __repr__(self) -> str:

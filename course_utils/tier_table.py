@@ -35,6 +35,10 @@ class PpoStage:
     max_prompt: int  # tokens; longer prompts are cut on the left
     max_new_tokens: int  # tokens of a completion at most
     temperature: float = 1.0  # of sampling; 1 samples from the policy itself
+    # The run that is pushed too far on purpose, to show over-optimisation:
+    low_beta: float = 0.0  # its weight of the KL penalty
+    low_beta_iterations: int = 60
+    low_beta_learning_rate: float | None = None  # None: as above
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class Tier:
     min_gpu_gib: float
     needs_bf16: bool = False  # only on GPUs that compute bf16 natively
     quantized: bool = False  # the policy is loaded in 4-bit and trained through LoRA
+    annotator_temperature: float = 0.5  # of the world's annotator; 0 always prefers the better
     is_fast: bool = False  # shrunk by COURSE_FAST=1
 
     def fast(self) -> "Tier":
@@ -83,7 +88,7 @@ class Tier:
             sft=short(self.sft),
             reward=short(self.reward),
             dpo=short(self.dpo),
-            ppo=replace(self.ppo, iterations=min(self.ppo.iterations, FAST_STEPS)),
+            ppo=replace(self.ppo, iterations=FAST_STEPS, low_beta_iterations=FAST_STEPS),
             is_fast=True,
         )
 
