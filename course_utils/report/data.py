@@ -56,12 +56,12 @@ def _frontier(results: Mapping[str, Any]) -> list[dict[str, Any]]:
             "label": cut(row.get("label"), 80),
         }
         if example.get("text") is not None:
-            point["text"] = cut(example["text"], 1200)
+            point["text"] = cut(example["text"], 800)
             point["prompt"] = cut(row.get("prompt") or example.get("prompt"), 300)
             point["score"] = rounded(dict_of(example.get("gold")).get("total"))
         paths.setdefault(str(row.get("method") or "other"), []).append(point)
     return [
-        {"key": key, "label": label_of(key, models), "tone": tone(key), "points": points[:60]}
+        {"key": key, "label": label_of(key, models), "tone": tone(key), "points": points[:40]}
         for key, points in paths.items()
     ]
 

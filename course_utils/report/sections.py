@@ -135,7 +135,7 @@ def _answer(key: str, label: str, answer: dict[str, Any]) -> Markup:
 
 def answers(results: Results) -> Markup:
     title = "Before and after"
-    rows = [row for row in rows_of(results.get("answers")) if dict_of(row.get("answers"))][:24]
+    rows = [row for row in rows_of(results.get("answers")) if dict_of(row.get("answers"))][:16]
     if not rows:
         return missing("answers", title, "This run kept no answers to show.")
     models, order = rows_of(results.get("models")), model_keys(results)

@@ -16,7 +16,7 @@ LABELS = {
     "dpo": "DPO",
 }
 MAX_POINTS = 240  # points of one curve
-MAX_TEXT = 3000  # characters of one answer shown
+MAX_TEXT = 2000  # characters of one answer shown
 
 # a panel's title, and for each of its lines the names it may have in a row: the first found counts
 Plan = list[tuple[str, dict[str, tuple[str, ...]]]]
@@ -261,7 +261,7 @@ def rollouts(results: Mapping[str, Any], limit: int = 120) -> list[dict[str, Any
     found = []
     for run, step in steps:
         for row in by_step[run, step][:each]:
-            tokens = [str(token) for token in row["tokens"][:MAX_TOKENS]]
+            tokens = [str(token)[:48] for token in row["tokens"][:MAX_TOKENS]]
             kept: dict[str, Any] = {"run": run, "step": step, "tokens": tokens}
             kept["prompt"] = cut(row.get("prompt"), 400)
             kept["more"] = len(row["tokens"]) - len(tokens)

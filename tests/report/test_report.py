@@ -275,9 +275,7 @@ def test_the_page_stays_small(results):
     many = []
     for step in range(400):
         for row in results["rollouts"][:3]:
-            many.append(
-                {**row, "step": step, "tokens": ["wörter" * 9] * 150, "kl": [0.123456] * 150}
-            )
+            many.append({**row, "step": step, "tokens": ["ö" * 60] * 150, "kl": [0.123456] * 150})
     results["rollouts"] = many
     results["curves"]["ppo"] = [{"step": i, "reward": i / 7, "kl": i / 9} for i in range(30_000)]
     page = build_report(results)
