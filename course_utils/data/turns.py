@@ -186,7 +186,7 @@ def _split_common(
     _check_whole(chosen, names[1])
     _check_whole(rejected, names[2])
     common = 0
-    while common < min(len(chosen), len(rejected)) - 1 and chosen[common] == rejected[common]:
+    while common < min(len(chosen), len(rejected)) and chosen[common] == rejected[common]:
         common += 1
     while common and chosen[common - 1]["role"] != "user":
         common -= 1

@@ -43,6 +43,9 @@ def test_a_long_conversation_is_cut_at_the_last_common_user_turn():
     chosen, rejected = U("a") + A("b") + U("c") + A("d"), U("a") + A("x") + U("c") + A("d")
     row = turns.split_pair(None, chosen, rejected, NAMES)
     assert row == {"prompt": U("a"), "chosen": chosen[1:], "rejected": rejected[1:]}
+    chosen, rejected = U("a") + A("b") + U("c") + A("d"), U("a") + A("b") + U("x") + A("d")
+    row = turns.split_pair(None, chosen, rejected, NAMES)
+    assert row == {"prompt": U("a"), "chosen": chosen[1:], "rejected": rejected[1:]}
     # The same first answer is no part of the difference, and no prompt may end with it.
     row = turns.split_pair(None, U("a") + A("b") + U("c") + A("d"), U("a") + A("b"), NAMES)
     assert row["prompt"] == U("a")
