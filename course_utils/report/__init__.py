@@ -107,8 +107,14 @@ def report_json(results: Mapping[str, Any]) -> str:
     return json.dumps(plain(dict(results)), allow_nan=False, ensure_ascii=False, indent=1) + "\n"
 
 
-def write_report(directory: Path | str, results: Mapping[str, Any]) -> Path:
-    """Writes report.json and report.html into `directory`; returns the path of the page."""
+def write_report(path: Path | str, results: Mapping[str, Any]) -> Path:
+    """Writes the page and report.json beside it; returns the path of the page.
+
+    Args:
+        path: of the page ("runs/latest/report.html"), or a directory, which gets a report.html.
+    """
+    page = Path(path)
+    page = page if page.suffix == ".html" else page / "report.html"
     text = report_json(results)
-    write_atomic(Path(directory) / "report.json", text.encode("utf-8", "replace"))
-    return write_atomic(Path(directory) / "report.html", build_report(json.loads(text)))
+    write_atomic(page.with_name("report.json"), text.encode("utf-8", "replace"))
+    return write_atomic(page, build_report(json.loads(text)))

@@ -294,6 +294,8 @@ def test_files_are_written_and_read_back(results, tmp_path):
     assert saved["answers"] == results["answers"]
     assert path == tmp_path / "run" / "report.html"
     assert path.read_text() == build_report(saved)
+    assert write_report(tmp_path / "run" / "report.html", results) == path  # the page's own path
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["report.html", "report.json"]
     assert json.loads(report_json({"a": (1, 2)})) == {"a": [1, 2]}
 
 
