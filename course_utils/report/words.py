@@ -85,7 +85,7 @@ def verdict_details(results: Mapping[str, Any]) -> str:
         else:
             said.append(f"between {first} and {second} the intervals overlap")
     sizes = {int(s["n"]) for s in scores.values() if number(s.get("n")) is not None}
-    where = f" over {max(sizes)} {evaluated_on(results)}" if sizes else ""
+    where = f" over {evaluated_on(results)} (n = {max(sizes)})" if sizes else ""
     if not said:
         return f"Mean over answers{where}, with 95% bootstrap intervals."
     text = "; ".join(said) + "."

@@ -305,7 +305,7 @@ def test_files_are_written_and_read_back(results, tmp_path):
 def test_verdict_is_computed(results):
     assert plain(verdict(results)) == "Gold reward: Base −0.80 → SFT 1.55 → PPO 2.30"
     assert "PPO is better than SFT by 0.75" in verdict_details(results)
-    assert "200 held-out prompts" in verdict_details(results)
+    assert "over held-out prompts (n = 200)" in verdict_details(results)
     ppo, dpo = (
         results["models"][2]["evaluation"]["gold"],
         results["models"][4]["evaluation"]["gold"],
@@ -317,7 +317,7 @@ def test_verdict_is_computed(results):
     dpo.update(mean=1.2, low=1.1, high=1.3)
     assert "DPO is worse than SFT by 0.35" in verdict_details(results)
     results["evaluated_on"] = "your prompts"
-    assert "200 your prompts" in verdict_details(results)
+    assert "over your prompts (n = 200)" in verdict_details(results)
 
 
 def over(golds, proxies=None, name="gold_heldout"):
