@@ -53,11 +53,8 @@ def find_columns(columns: Sequence[str], kind: str) -> Plan:
         return next((name for name in names if name not in taken), None)
 
     found = {part: find(part) for part in KINDS[kind]}
-    if (
-        kind != "preference"
-        and find("messages")
-        and not (found["prompt"] and found.get("completion", "-"))
-    ):
+    apart = found["prompt"] and ("completion" not in found or found["completion"])
+    if kind != "preference" and find("messages") and not apart:
         found |= {"prompt": None, "completion": None, "messages": find("messages")}
         needed = [part for part in KINDS[kind] if part == "label"]
     else:
@@ -79,9 +76,7 @@ class Planner:
     def __init__(self, report: LoadReport) -> None:
         self.kind, self._report = report.kind, report
         self._plans: dict[tuple[str, ...], Plan] = {}
-        self.columns: tuple[str, ...] | None = (
-            None  # of the whole table; None: each row has its own
-        )
+        self.columns: tuple[str, ...] | None = None  # of the whole table, if rows share them
 
     def plan(self, columns: Iterable[str]) -> Plan:
         key = self.columns or tuple(columns)

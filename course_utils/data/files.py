@@ -162,12 +162,17 @@ class LengthCheck:
 
     def _ids(self, messages: list[Message], generation: bool = False) -> list[int]:
         """Token ids as training sees them; without a chat template, of the bare texts in a row."""
+        text = "".join(m["content"] for m in messages)
         if getattr(self._tokenizer, "chat_template", None):
-            text = self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=generation
-            )
-        else:
-            text = "".join(m["content"] for m in messages)
+            from jinja2 import TemplateError
+
+            try:
+                text = self._tokenizer.apply_chat_template(
+                    messages, tokenize=False, add_generation_prompt=generation
+                )
+            except TemplateError as error:  # e.g. Gemma's, which takes no system message
+                seen = f"the model's chat template refuses the row ({error})"
+                raise RowFault("chat template", seen, "drop the turn it names") from None
         return self._tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
