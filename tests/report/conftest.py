@@ -327,6 +327,50 @@ def results() -> dict[str, Any]:
     return example_results()
 
 
+ATTACK = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>\"'&<!--"
+
+
+def attacked(value):
+    """The same results with the attack in every text (and key that is shown)."""
+    if isinstance(value, dict):
+        return {k: attacked(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [attacked(v) for v in value]
+    return f"{value} {ATTACK}" if isinstance(value, str) else value
+
+
+@pytest.fixture
+def attack() -> str:
+    return ATTACK
+
+
+@pytest.fixture
+def hostile(results: dict[str, Any]) -> dict[str, Any]:
+    """The results with the attack in every text; the names of models and methods stay."""
+    found = attacked(results)
+    for name, key in (("models", "key"), ("frontier", "method")):
+        for row, same in zip(found[name], results[name], strict=True):
+            row[key] = same[key]
+    return found
+
+
+def with_nan(value):
+    if isinstance(value, dict):
+        return {k: with_nan(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [with_nan(v) for v in value]
+    if isinstance(value, float):
+        return (
+            [math.nan, math.inf, -math.inf][int(abs(value) * 7) % 3] if abs(value) < 1e9 else value
+        )
+    return value
+
+
+@pytest.fixture
+def nan_results(results: dict[str, Any]) -> dict[str, Any]:
+    return with_nan(results)
+
+
 if __name__ == "__main__":
     from pathlib import Path
 
