@@ -103,7 +103,8 @@ def gae(
         )
     with torch.no_grad():
         keep = as_mask(mask)
-        rewards, values = zero_masked(rewards, keep), zero_masked(values, keep)
+        precise = torch.promote_types(values.dtype, rewards.dtype)  # a critic may answer in bf16
+        values = zero_masked(values, keep).to(precise)
         advantages = torch.zeros_like(values)
         next_advantage = values.new_zeros(values.shape[0])  # (B,) Â_{t+1}
         next_value = next_advantage if bootstrap_values is None else bootstrap_values.to(values)

@@ -142,6 +142,15 @@ def test_the_value_of_a_cut_answer_is_bootstrapped_as_if_it_went_on():
     assert (forgotten.returns - cut.returns).abs().min() > 1e-3
 
 
+def test_gae_of_a_half_precision_critic_keeps_the_rewards_precision():
+    rewards, values = randn(4, 6, seed=1).float(), randn(4, 6, seed=2).bfloat16()
+    got = O.gae(rewards, values, MASK)
+    wanted = O.gae(rewards, values.float(), MASK)
+    assert got.advantages.dtype == torch.float32
+    assert torch.equal(got.advantages, wanted.advantages)
+    assert torch.equal(got.returns, wanted.returns)
+
+
 def test_gae_changes_no_input_carries_no_gradient_and_checks_its_arguments():
     rewards, values = randn(4, 6).requires_grad_(), randn(4, 6, seed=1).requires_grad_()
     before = (rewards.detach().clone(), values.detach().clone())
@@ -203,6 +212,14 @@ def test_on_policy_the_ratio_is_one_and_the_gradient_is_reinforce():
     torch.testing.assert_close(logp.grad, O.zero_masked(-adv, MASK) / MASK.sum())
     assert stats["ratio_max"] == stats["ratio_min"] == 1
     assert stats["clip_fraction"] == stats["approx_kl"] == 0
+
+
+@pytest.mark.parametrize("shift", [0.3, -0.3])
+def test_the_ratios_extremes_are_those_of_real_tokens_not_of_padding(shift):
+    logp = randn(4, 6, seed=1)  # a padded token would count as ratio 1
+    stats = O.ppo_policy_loss(logp, logp + shift, randn(4, 6, seed=3), MASK).stats
+    assert stats["ratio_max"].item() == pytest.approx(math.exp(-shift))
+    assert stats["ratio_min"].item() == pytest.approx(math.exp(-shift))
 
 
 @pytest.mark.parametrize(
