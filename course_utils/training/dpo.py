@@ -70,10 +70,12 @@ def loss_terms(settings: DPOSettings) -> dict[str, Any]:
     return {"loss_type": [settings.loss], "loss_weights": None, "label_smoothing": epsilon}
 
 
-def dpo_arguments(settings: DPOSettings, steps: int, scratch: str) -> dict[str, Any]:
+def dpo_arguments(
+    settings: DPOSettings, steps: int, scratch: str, device: str = "cpu"
+) -> dict[str, Any]:
     """What we pass to trl.DPOConfig."""
     return {
-        **common_arguments(settings, steps, scratch),
+        **common_arguments(settings, steps, scratch, device),
         **loss_terms(settings),
         "beta": settings.beta,
         "f_divergence_type": "reverse_kl",
@@ -131,7 +133,7 @@ def train_dpo(
             name="DPO",
             trainer=DPOTrainer,
             mixin=LanguageRunTrainer,
-            config=lambda steps, scratch: DPOConfig(**dpo_arguments(settings, steps, scratch)),
+            config=lambda *where: DPOConfig(**dpo_arguments(settings, *where)),
             metrics=METRICS,
             model=model,
             tokenizer=tokenizer,

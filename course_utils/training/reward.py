@@ -46,10 +46,12 @@ class RewardSettings(TrainSettings):
         self.require(self.centre >= 0, "centre", ">= 0")
 
 
-def reward_arguments(settings: RewardSettings, steps: int, scratch: str) -> dict[str, Any]:
+def reward_arguments(
+    settings: RewardSettings, steps: int, scratch: str, device: str = "cpu"
+) -> dict[str, Any]:
     """What we pass to trl.RewardConfig."""
     return {
-        **common_arguments(settings, steps, scratch),
+        **common_arguments(settings, steps, scratch, device),
         "disable_dropout": True,
         "center_rewards_coefficient": settings.centre or None,
     }
@@ -119,7 +121,7 @@ def train_reward_model(
         name="reward model",
         trainer=RewardTrainer,
         mixin=RunTrainer,
-        config=lambda steps, scratch: RewardConfig(**reward_arguments(settings, steps, scratch)),
+        config=lambda *where: RewardConfig(**reward_arguments(settings, *where)),
         metrics=METRICS,
         model=classifier,
         tokenizer=with_distinct_pad(tokenizer, pairs + (eval_pairs or [])),

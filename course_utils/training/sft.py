@@ -27,10 +27,12 @@ class SFTSettings(TrainSettings):
     """Settings of `train_sft`; rows longer than max_length are cut at the end."""
 
 
-def sft_arguments(settings: SFTSettings, steps: int, scratch: str) -> dict[str, Any]:
+def sft_arguments(
+    settings: SFTSettings, steps: int, scratch: str, device: str = "cpu"
+) -> dict[str, Any]:
     """What we pass to trl.SFTConfig."""
     return {
-        **common_arguments(settings, steps, scratch),
+        **common_arguments(settings, steps, scratch, device),
         "completion_only_loss": True,
         "loss_type": "nll",
         "packing": False,
@@ -78,7 +80,7 @@ def train_sft(
         name="SFT",
         trainer=SFTTrainer,
         mixin=LanguageRunTrainer,
-        config=lambda steps, scratch: SFTConfig(**sft_arguments(settings, steps, scratch)),
+        config=lambda *where: SFTConfig(**sft_arguments(settings, *where)),
         metrics=METRICS,
         model=model,
         tokenizer=tokenizer,

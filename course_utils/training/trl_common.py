@@ -41,7 +41,9 @@ from course_utils.training.trl_run import (
 FREE_TO_CHANGE = ("log_every", "eval_every", "save_every")  # between a run and its continuation
 
 
-def common_arguments(settings: TrainSettings, steps: int, scratch: str) -> dict[str, Any]:
+def common_arguments(
+    settings: TrainSettings, steps: int, scratch: str, device: str = "cpu"
+) -> dict[str, Any]:
     """Arguments of SFTConfig, RewardConfig and DPOConfig alike; little is left to defaults.
 
     TRL's own would be bf16 (even on a T4, where it is emulated), activation checkpointing, a
@@ -53,7 +55,6 @@ def common_arguments(settings: TrainSettings, steps: int, scratch: str) -> dict[
     # renamed in transformers 5.2x; the old name warns there
     recompute = "activation_checkpointing"
     recompute = recompute if recompute in names else "gradient_checkpointing"
-    cuda = torch.cuda.is_available()
     return {
         "output_dir": scratch,
         "max_steps": steps,
@@ -71,13 +72,13 @@ def common_arguments(settings: TrainSettings, steps: int, scratch: str) -> dict[
         "seed": settings.seed,
         "bf16": settings.precision == "bf16",
         "fp16": settings.precision == "fp16",
-        "use_cpu": not cuda,
+        "use_cpu": device == "cpu",
         recompute: settings.checkpoint_activations,
         "max_length": None,  # the rows are cut already
         "pad_to_multiple_of": None,
         "dataset_num_proc": None,
         "dataloader_num_workers": 0,
-        "dataloader_pin_memory": cuda,
+        "dataloader_pin_memory": device == "cuda",
         "remove_unused_columns": False,  # there are none
         "report_to": "none",
         "push_to_hub": False,
@@ -100,7 +101,7 @@ class Stage:
     name: str  # of the stage: the progress bar's, and errors'
     trainer: type  # TRL's trainer class
     mixin: type  # RunTrainer or LanguageRunTrainer
-    config: Callable[[int, str], Any]  # (steps, scratch directory) -> TRL's config
+    config: Callable[[int, str, str], Any]  # (steps, scratch directory, device) -> TRL's config
     metrics: dict[str, str]  # TRL's names -> ours, beyond the common ones
     model: Any
     tokenizer: Any
@@ -128,6 +129,8 @@ class Stage:
                 if finished:  # only the weights are wanted
                     load_training_state(found[1], {"trained": Trainable(self.model)})
                     return
+            if self.log is not None and self.resume and is_main_process():
+                self.log.rewind(0 if found is None else found[0])  # forget what came later
             with tempfile.TemporaryDirectory(prefix="course-") as scratch:
                 self._train(data, start, scratch, found)
 
@@ -147,7 +150,7 @@ class Stage:
         trainer = course_trainer(self.trainer, self.mixin)(
             course=course,
             model=self.model,
-            args=self.config(data.steps, scratch),
+            args=self.config(data.steps, scratch, self._device()),
             train_dataset=as_dataset(data.rows),
             eval_dataset=None if self.eval_rows is None else as_dataset(self.eval_rows),
             processing_class=copy.deepcopy(self.tokenizer),  # TRL writes into it
@@ -157,6 +160,10 @@ class Stage:
             trainer.train(resume_from_checkpoint=None if found is None else str(found[1]))
         finally:
             trainer.run_callback.close()
+
+    def _device(self) -> str:
+        """A CUDA GPU when there is one, else where the model is ("cpu" or "mps")."""
+        return "cuda" if torch.cuda.is_available() else self.model.device.type
 
     def _check_precision(self) -> None:
         if self.settings.precision != "fp16":
@@ -174,7 +181,7 @@ class Stage:
             )
 
     def _checkpoint(self) -> tuple[int, Path] | None:
-        """Where to go on, with everything later forgotten; None at the beginning."""
+        """Where to go on; None at the beginning."""
         if self.log is None:
             if self.resume:
                 raise CourseError(
@@ -188,10 +195,7 @@ class Stage:
                     "continue it, or a log in a new directory"
                 )
             return None
-        found = self.log.latest_checkpoint()
-        if is_main_process():
-            self.log.rewind(0 if found is None else found[0])
-        return found
+        return self.log.latest_checkpoint()
 
     def _start(self, data: Data) -> dict[str, Any]:
         """What a continuation must have in common with the run."""

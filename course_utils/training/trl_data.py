@@ -2,9 +2,9 @@
 
 import dataclasses
 import hashlib
-import json
 import math
 import os
+from array import array
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -43,7 +43,12 @@ class Data:
 
     def sha256(self) -> str:
         """Of the rows and their order: two runs with the same one see the same batches."""
-        return hashlib.sha256(json.dumps([self.rows, self.order]).encode()).hexdigest()
+        digest = hashlib.sha256()
+        for row in self.rows:
+            for name, ids in sorted(row.items()):
+                digest.update(f"{name} {len(ids)} ".encode() + array("q", ids).tobytes())
+        digest.update(array("q", self.order).tobytes())
+        return digest.hexdigest()
 
 
 def rows_per_step(settings: TrainSettings) -> int:

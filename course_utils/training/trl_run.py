@@ -41,10 +41,9 @@ class Course:
     metrics: dict[str, str]  # TRL's names -> ours
     log: RunLog | None
     progress: bool
-    start: dict[str, str]  # what a continuation must have in common with this run
+    start: dict[str, Any]  # what a continuation must have in common with this run
     evaluates: bool
     seconds: float = 0.0  # of training before this process continued it
-    tokens: int = 0
 
 
 class RunCallback(TrainerCallback):
@@ -53,6 +52,7 @@ class RunCallback(TrainerCallback):
     def __init__(self, course: Course) -> None:
         self.course = course
         self._row: dict[str, Any] | None = None  # waits for its evaluation
+        self._writes = False  # one process of several does
         self._bar: Any = None
         self._began = 0.0
 
@@ -63,6 +63,7 @@ class RunCallback(TrainerCallback):
         from tqdm.auto import tqdm
 
         self._began = time.perf_counter()
+        self._writes = self.course.log is not None and state.is_world_process_zero
         shown = self.course.progress and state.is_world_process_zero
         self._bar = tqdm(
             total=state.max_steps,
@@ -111,28 +112,35 @@ class RunCallback(TrainerCallback):
                 {k: f"{row[k]:.3g}" for k in ("loss", "accuracy", "margin") if k in row},
                 refresh=False,
             )
+            if not control.should_evaluate:
+                self.write_row()
+            self._check(row)
         elif evaluated and self._row is not None:
             self._row.update(evaluated)
-        else:
-            return
-        if evaluated or not control.should_evaluate:
-            self.write_row(state)
+            self.write_row()
 
-    def write_row(self, state: Any) -> None:
-        """Writes the waiting row, if there is one, and stops a run whose loss is lost."""
+    def write_row(self) -> None:
+        """Writes the waiting row, if there is one."""
         row, self._row = self._row, None
-        if row is None:
-            return
-        if self.course.log is not None and state.is_world_process_zero:
+        if row is not None and self._writes and self.course.log is not None:
             self.course.log.append(row)
-        if not math.isfinite(row["loss"]):
-            raise RunError(
-                f"{self.course.name}: the loss is {row['loss']} at step {row['step']}; lower "
-                f"learning_rate (now {self.course.settings.learning_rate:g}), and with fp16 try "
-                "bf16 or fp32"
-            )
+
+    def _check(self, row: dict[str, Any]) -> None:
+        """Stops a run whose loss is lost, before its weights can reach a checkpoint."""
+        values = {"the loss": row.get("loss", 0.0)}
+        if self.course.settings.precision != "fp16":  # there such a step is skipped
+            values["the gradient's norm"] = row.get("grad_norm", 0.0)
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise RunError(
+                    f"{self.course.name}: {name} is {value} at step {row['step']}; lower "
+                    f"learning_rate (now {self.course.settings.learning_rate:g}), and with fp16 "
+                    "try bf16 or fp32"
+                )
 
     def close(self) -> None:
+        """Writes a row that an interrupt kept from its evaluation; ends the progress bar."""
+        self.write_row()
         if self._bar is not None:
             self._bar.close()
 
@@ -187,7 +195,6 @@ class RunTrainer:
         return {"trained": Trainable(trained)}, stepped
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        self.run_callback.write_row(self.state)
         log = self.course.log
         if log is not None and self.args.should_save:
             modules, optimizers = self._parts()

@@ -101,6 +101,7 @@ def test_resume_refuses_what_would_mix_two_runs(toy, interrupted):
         resume(data=toy.preferences(22, seed=5))
     with pytest.raises(CheckpointError, match="other reference"):
         resume(model=toy.build_model(tokenizer, seed=3))
+    assert len(RunLog.open(interrupted).rows) == DIES_AT  # a refusal takes nothing away
     resume(save_every=7, log_every=1)  # how often to save may change
 
 

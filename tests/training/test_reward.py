@@ -213,6 +213,27 @@ def test_padding_side_and_padding_id_do_not_matter(reward, tiny_tokenizer):
             assert scores.tolist() == pytest.approx(expected, abs=1e-4), (fill, left)
 
 
+def test_absolute_positions_are_counted_from_the_first_real_token(tiny_tokenizer):
+    """GPT-2 learns a vector for each position, where Llama's rotations only see distances."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=len(tiny_tokenizer), n_positions=64, n_embd=16, n_layer=1, n_head=2
+    )
+    policy = GPT2LMHeadModel(config).eval()
+    with torch.no_grad():
+        policy.transformer.wpe.weight.mul_(50)
+    made = RewardModel(sequence_classifier(policy), tiny_tokenizer)
+    (row,) = made.encode(PROMPTS[:1], ANSWERS[:1])
+    pads = [0] * 5
+    ids = torch.tensor([pads + row, row + pads])
+    mask = torch.tensor([pads + [1] * len(row), [1] * len(row) + pads])
+    left, right = made.score_tokens(ids, mask).tolist()
+    assert left == pytest.approx(right, abs=1e-5)
+    assert right == pytest.approx(made(PROMPTS[:1], ANSWERS[:1])[0], abs=1e-5)
+
+
 def test_agrees_with_the_classifiers_own_forward(reward):
     for prompt, answer in zip(PROMPTS, ANSWERS, strict=True):
         ids, mask = pad_right(reward.encode([prompt], [answer]))

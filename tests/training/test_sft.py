@@ -173,6 +173,29 @@ def test_a_lost_loss_stops_the_run_and_is_on_record(toy, tiny_model, tiny_tokeni
     assert log.latest_checkpoint() is None
 
 
+def test_a_lost_gradient_never_reaches_a_checkpoint(toy, tiny_model, tiny_tokenizer, log):
+    tiny_model.lm_head.weight.register_hook(lambda grad: grad * float("inf"))
+    settings = SFTSettings(steps=4, save_every=1)
+    with pytest.raises(RunError, match=r"the gradient's norm is (nan|inf) at step 1"):
+        train_sft(tiny_model, tiny_tokenizer, toy.demonstrations(8), settings, log, **QUICK)
+    assert math.isfinite(log.rows[0]["loss"])
+    assert log.latest_checkpoint() is None
+
+
+def test_ctrl_c_in_an_evaluation_keeps_the_row(toy, tiny_model, tiny_tokenizer, log, monkeypatch):
+    import trl
+
+    def press(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trl.SFTTrainer, "evaluate", press)
+    settings = SFTSettings(steps=4, batch_size=4, eval_every=2)
+    data = toy.demonstrations(16)
+    with pytest.raises(KeyboardInterrupt):
+        train_sft(tiny_model, tiny_tokenizer, data, settings, log, data, **QUICK)
+    assert log.column("step") == [1, 2]
+
+
 def test_log_every_and_save_every(toy, tiny_model, tiny_tokenizer, log):
     settings = SFTSettings(steps=7, batch_size=4, log_every=3, save_every=4)
     train_sft(tiny_model, tiny_tokenizer, toy.demonstrations(28), settings, log, **QUICK)

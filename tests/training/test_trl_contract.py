@@ -61,7 +61,9 @@ def test_precision_and_schedule_reach_the_config(stage, tmp_path):
     made = config(**given)
     assert (made.bf16, made.fp16) == (True, False)
     assert made.lr_scheduler_type == "constant_with_warmup"
-    assert arguments(settings(precision="fp16"), 10, str(tmp_path))["fp16"] is True
+    assert made.use_cpu
+    half = arguments(settings(precision="fp16"), 10, str(tmp_path), "cuda")
+    assert (half["fp16"], half["use_cpu"], half["dataloader_pin_memory"]) == (True, False, True)
 
 
 def test_the_methods_we_replace_exist_with_these_parameters(stage):
