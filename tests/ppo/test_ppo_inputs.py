@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from course_utils.errors import CourseError, DataError
-from course_utils.training.ppo import Ensemble, PPOConfig
+from course_utils.training.ppo import Ensemble, PPOConfig, per_answer
 
 BAD_SETTINGS = [
     ({"beta": -0.1}, "beta must be a number >= 0"),
@@ -96,6 +96,18 @@ def test_many_kinds_of_numbers_are_fine(make_trainer) -> None:
         rollouts = make_trainer(reward=lambda p, c, v=value: [v] * len(p)).step().rollouts
         assert rollouts.scores.tolist() == [float(value)] * 20
     assert make_trainer(reward=lambda p, c: torch.ones(len(p))).step().stats["reward"] == 1
+
+
+def test_a_function_of_one_answer_becomes_a_reward(make_trainer) -> None:
+    def length(prompt: str, completion: str) -> int:
+        return len(completion)
+
+    reward = per_answer(length)
+    assert reward(["a", "b"], ["xy", ""]) == [2.0, 0.0]
+    stats = make_trainer(reward=reward, gold=reward).step().stats
+    assert stats["gold"] == pytest.approx(stats["reward"])
+    with pytest.raises(CourseError, match="the reward raising raised"):
+        make_trainer(reward=per_answer(raising)).step()
 
 
 def test_a_reward_gets_its_own_copy_of_the_texts(make_trainer) -> None:

@@ -10,9 +10,17 @@ trainer     the loop, the log, checkpoints
 """
 
 from course_utils.training.ppo.config import PPOConfig
-from course_utils.training.ppo.rewards import Ensemble
+from course_utils.training.ppo.rewards import Ensemble, per_answer
 from course_utils.training.ppo.rollout import Rollouts
 from course_utils.training.ppo.trainer import PPOTrainer, Step
 from course_utils.training.ppo.update import NonFiniteError
 
-__all__ = ["Ensemble", "NonFiniteError", "PPOConfig", "PPOTrainer", "Rollouts", "Step"]
+__all__ = [
+    "Ensemble",
+    "NonFiniteError",
+    "PPOConfig",
+    "PPOTrainer",
+    "Rollouts",
+    "Step",
+    "per_answer",
+]

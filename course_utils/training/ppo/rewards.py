@@ -18,6 +18,16 @@ from course_utils.training.ppo.sequences import Sequences, by_length
 Reward = Callable[[list[str], list[str]], Sequence[float]]
 
 
+def per_answer(score: Callable[[str, str], Any]) -> Reward:
+    """A reward from a function of one (prompt, completion), such as `world.gold_reward`."""
+
+    def scores(prompts: list[str], completions: list[str]) -> list[float]:
+        return [float(score(p, c)) for p, c in zip(prompts, completions, strict=True)]
+
+    scores.__name__ = getattr(score, "__name__", type(score).__name__)
+    return scores
+
+
 @dataclass(frozen=True)
 class Answers:
     """What a reward may look at."""

@@ -64,7 +64,8 @@ class PPOTrainer:
         reference: the model that the KL is measured from; None: the policy as it is now (a frozen
             copy, or, with LoRA, the policy with its adapter off).
         log: a RunLog opened for writing; None: nothing is written.
-        gold: like a reward function, the true quality if it is known; logged, never trained on.
+        gold: like a reward function, the true quality if it is known; logged, never trained on
+            (`per_answer(world.gold_reward)` in the embedded world).
     """
 
     def __init__(
