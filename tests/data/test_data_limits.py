@@ -131,6 +131,16 @@ def test_the_limit_on_one_row(tmp_path, suffix):
         data.load_prompts(path, max_row_bytes=1000, on_bad_row="error")
 
 
+def test_a_byte_offset_counts_the_rows_that_were_too_large(tmp_path):
+    for name, row in (("p.jsonl", b'{"prompt": "%s"}\n'), ("p.csv", b"%s\n")):
+        path = tmp_path / name
+        raw = b"prompt\n" if name == "p.csv" else b""
+        raw += row % b"a" + row % (b"x" * 5_000_000) + row % b"\xe9"
+        path.write_bytes(raw)
+        with pytest.raises(DataError, match=rf"row 3, byte offset {raw.index(0xE9)}: not UTF-8"):
+            data.load_prompts(path, max_row_bytes=1000)
+
+
 def test_a_small_limit_bounds_the_memory_of_the_reader(tmp_path):
     path = tmp_path / "p.jsonl"
     with open(path, "w") as file:
