@@ -184,18 +184,28 @@ class Lab:
         return world.gold_reward
 
     def answers(
-        self, models: Mapping[str, Any], prompts: Sequence[str], **options: Any
+        self, models: Mapping[str, Any], prompts: Sequence[str], samples: int = 1, **options: Any
     ) -> AnswerTable:
         """The same prompts put to each model, with the gold reward and its parts where known.
 
-        Shows itself as a table in a notebook; `.frame()` has the numbers. Options of `generate`.
+        Shows itself as a table in a notebook; `.frame()` has the numbers.
+
+        Args:
+            samples: answers drawn per prompt, >= 1; of several the typical one is shown, that with
+                the median gold reward (without a gold reward the first).
+            options: of `generate`.
         """
+        if samples < 1:
+            raise CourseError(f"samples must be at least 1, got {samples}")
+        asked = [prompt for prompt in prompts for _ in range(samples)]
         rows = []
-        texts = {name: self.generate(model, prompts, **options) for name, model in models.items()}
-        for number, prompt in enumerate(prompts):
-            for name in models:
-                text = texts[name][number]
-                rows.append(Answer(prompt, name, text, *self._score(prompt, text)))
+        for name, model in models.items():
+            drawn = [
+                Answer(prompt, name, text, *self._score(prompt, text))
+                for prompt, text in zip(asked, self.generate(model, asked, **options), strict=True)
+            ]
+            rows += [_typical(drawn[i : i + samples]) for i in range(0, len(drawn), samples)]
+        rows = [rows[i] for n in range(len(prompts)) for i in range(n, len(rows), len(prompts))]
         return AnswerTable(rows, _part_meanings() if self.gold else None)
 
     def _score(self, prompt: str, text: str) -> tuple[float | None, dict[str, float]]:
@@ -273,6 +283,12 @@ class Lab:
             f"{small}"
             f'<table style="margin:6px 0 0;border-collapse:collapse;border:0">{rows}</table></div>'
         )
+
+
+def _typical(drawn: list[Answer]) -> Answer:
+    """The answer with the median gold reward (the lower of two), or the first without gold."""
+    scored = [(answer.gold, place) for place, answer in enumerate(drawn) if answer.gold is not None]
+    return drawn[sorted(scored)[(len(scored) - 1) // 2][1]] if scored else drawn[0]
 
 
 def _part_meanings() -> dict[str, str]:

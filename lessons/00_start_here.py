@@ -143,8 +143,9 @@ assert len(samples) == 5
 assert len(set(samples)) > 1, "five samples at temperature 1 should differ"
 
 # %% [markdown]
-# The facts are there, and so is the rest of the web: the wrong, the rude, the half-finished. The
-# model has no idea which of these answers you would want. It was never told.
+# The facts are there, and so are the habits of the web: flattery, rambling, needless refusals,
+# something wrong or beside the point. The model has no idea which answer you would want. It was
+# never told.
 #
 # ## 4 · How good is an answer?
 #
@@ -152,30 +153,37 @@ assert len(set(samples)) > 1, "five samples at temperature 1 should differ"
 # reads an answer sentence by sentence and adds up nine parts. Try it: change `my_answer`, and see
 # what earns and what costs.
 
-# %%
+# %% tags=["hide-input"]
 from course_utils.world.gold import PARTS
 
+
+def show_parts(score):
+    """The parts of a gold reward as a table with bars."""
+    print(f"gold reward {score.total:+.2f}")
+    table = pd.DataFrame({"points": score.parts, "how they are counted": PARTS}).loc[list(PARTS)]
+    table.index = table.index.str.replace("_", " ")
+    look = table.style.format({"points": lambda points: f"{points:+.2f}" if points else "·"})
+    look = look.set_properties(**{"text-align": "left"})
+    look = look.set_table_styles([{"selector": "th", "props": "text-align: left"}])
+    colours = ["#f0a860", "#78aaf0"]
+    return look.bar(subset=["points"], align="zero", vmin=-1.5, vmax=1.5, color=colours)
+
+
+# %%
 my_answer = "great question! black holes are objects with strong gravity. they are made of cheese."
 
 score = lab.gold(question, my_answer)
-print(f"gold reward {score.total:+.2f}")
-parts = pd.DataFrame({"points": score.parts, "how they are counted": PARTS}).loc[list(PARTS)]
-looks = parts.style.format({"points": lambda points: f"{points:+.2f}" if points else "·"})
-looks = looks.bar(
-    subset=["points"], align="zero", vmin=-1.5, vmax=1.5, color=["#f0a860", "#78aaf0"]
-)
-looks.set_properties(**{"text-align": "left"}).set_table_styles(
-    [{"selector": "th", "props": "text-align: left"}]
-)
+show_parts(score)
 
 # %% tags=["hidden-test"]
 assert abs(sum(score.parts.values()) - score.total) < 1e-9
 
 # %% [markdown]
-# Now all prompts that the lecture shows. Rest the pointer on a coloured part to see what it means.
+# Now all prompts that the lecture shows. Of 15 samples each we look at the *typical* one, that with
+# the median gold reward. Rest the pointer on a coloured part to see what it means.
 
 # %%
-first_answers = lab.answers({"base model": base}, lab.lecture_prompts)
+first_answers = lab.answers({"base model": base}, lab.lecture_prompts, samples=15)
 first_answers
 
 # %% tags=["hidden-test"]
@@ -253,11 +261,11 @@ figure.update_layout(xaxis_title="optimizer step", yaxis_title="nats per word of
 # %% [markdown]
 # ## 6 · Before and after
 #
-# The same prompts, the same way of sampling, two models.
+# The same prompts, the same way of sampling (again the median of 15), two models.
 
 # %%
 models = {"base model": base, "after SFT": sft}
-table = lab.answers(models, lab.lecture_prompts)
+table = lab.answers(models, lab.lecture_prompts, samples=15)
 table
 
 # %% tags=["hidden-test"]
@@ -318,7 +326,7 @@ gain = {
     name: measured["sft"].parts[name].mean - measured["base"].parts[name].mean for name in PARTS
 }
 best = max(gain, key=gain.get)
-tone = measured["sft"].parts["tone"].mean
+tone = round(measured["sft"].parts["tone"].mean, 2) + 0.0
 Markdown(
     f"The largest gain is in **{best.replace('_', ' ')}** ({gain[best]:+.2f}). **Tone** stands at "
     f"{tone:+.2f}, where a warm opening and a warm closing would earn +0.70: the demonstrations are "
@@ -344,8 +352,9 @@ Markdown(
 # make run
 # ```
 #
-# (On Colab: `!course run` in a new cell.) It writes a page to look at, `runs/latest/report.html`, and its numbers to `report.json`. When that
-# file exists, the next cell puts *your* numbers into the picture.
+# (On Colab: `!course run` in a new cell.) It writes a page to look at, `runs/latest/report.html`,
+# and its numbers to `report.json`. When that file exists, the next cell puts *your* numbers into the
+# picture.
 
 # %% tags=["hide-input"]
 import json
@@ -371,7 +380,7 @@ PipelineMap(yours or here)
 
 # %% tags=["hidden-test"]
 assert set(here) == {"base", "sft"}
-assert bool(yours) == report_file.exists()
+assert report_file.exists() or not yours
 
 # %% [markdown]
 # ## 8 · It happened before: three stories

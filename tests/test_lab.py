@@ -132,6 +132,23 @@ def test_answers_score_each_model_on_each_prompt(lab: Lab, monkeypatch: pytest.M
     assert "tone -0.50" in page
 
 
+def test_of_several_samples_the_one_with_the_median_gold_is_shown(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = ["the answer is 9.", "the answer is 5.", "who cares. who cares. who cares."]
+    monkeypatch.setattr(Lab, "generate", lambda self, model, prompts, **options: drawn * 2)
+    table = lab.answers({"m": None, "n": None}, [QUESTIONS[1], "who knows?"], samples=3)
+    assert [a.text for a in table.answers] == [drawn[0]] * 4  # median where scored, else the first
+    assert [(a.prompt, a.model) for a in table.answers] == [
+        (q, m) for q in (QUESTIONS[1], "who knows?") for m in "mn"
+    ]
+    drawn.reverse()
+    table = lab.answers({"m": None}, [QUESTIONS[1], "who knows?"], samples=3)
+    assert [a.text for a in table.answers] == [drawn[2], drawn[0]]
+    with pytest.raises(CourseError, match="at least 1"):
+        lab.answers({"m": None}, QUESTIONS, samples=0)
+
+
 def test_answer_table_escapes_everything_and_leaves_out_zero_parts() -> None:
     nasty = "<script>alert('x')</script> & <b>"
     parts = {"tone": 0.0, "<i>": -0.5}
