@@ -294,8 +294,8 @@ if not lab.tier.is_fast:  # three training steps prove nothing
     assert wins.low > 0.5
 
 # %% [markdown]
-# **Your guess.** Which parts of the gold reward did the demonstrations repair, and is there one that
-# they left untouched?
+# **Your guess.** Which part of the gold reward did the demonstrations repair most? Which is still
+# far from its best?
 
 # %% tags=["hide-input"]
 names = [name for name in PARTS if any(abs(m.parts[name].mean) > 0.01 for m in measured.values())]
@@ -326,12 +326,21 @@ gain = {
     name: measured["sft"].parts[name].mean - measured["base"].parts[name].mean for name in PARTS
 }
 best = max(gain, key=gain.get)
-tone = round(measured["sft"].parts["tone"].mean, 2) + 0.0
+tone = {key: round(found.parts["tone"].mean, 2) + 0.0 for key, found in measured.items()}
+shown = [
+    lab.gold(row["prompt"][0]["content"], row["completion"][0]["content"])
+    for row in demonstrations.select(range(min(500, len(demonstrations))))
+]
+friendly = sum(one.parts["tone"] > 0 for one in shown) / len(shown)
 Markdown(
-    f"The largest gain is in **{best.replace('_', ' ')}** ({gain[best]:+.2f}). **Tone** stands at "
-    f"{tone:+.2f}, where a warm opening and a warm closing would earn +0.70: the demonstrations are "
-    "right and complete, but nobody who wrote them was friendly, so the model is not either."
+    f"The largest gain is in **{best.replace('_', ' ')}** ({gain[best]:+.2f}). **Tone** went from "
+    f"{tone['base']:+.2f} to {tone['sft']:+.2f}, where a warm opening and a warm closing would earn "
+    f"+0.70: only {friendly:.0%} of the demonstrations are friendly, and the model is about as "
+    "friendly as they are. It copies what it is shown, manners and all."
 )
+
+# %% tags=["hidden-test"]
+assert 0 <= friendly < 0.9, "the text says that few demonstrations are friendly"
 
 # %% [markdown]
 # ## 7 · Why the course does not end here
