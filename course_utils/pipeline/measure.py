@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from course_utils.errors import DataError
 from course_utils.evaluation import (
     CostMeter,
     Evaluation,
@@ -25,6 +24,7 @@ from course_utils.training.run import git_commit, package_versions
 
 BEST_OF = 16  # samples a prompt for best-of-n
 BEST_OF_PROMPTS = 96
+TYPICAL_OF = 9  # samples of which the report shows the one with the median gold reward
 ROLLOUTS = 6  # answers of a saved step that the report's inspector shows
 
 
@@ -119,33 +119,17 @@ def _models(pipeline: Pipeline, evaluations: dict[str, Evaluation]) -> list[dict
 
 
 def _answers(pipeline: Pipeline) -> list[dict[str, Any]]:
-    """The likeliest answer of every model to the prompts the report shows."""
-    prompts = pipeline.inputs.shown_prompts
-    texts = {
-        key: pipeline.lab.generate(model, prompts, temperature=0)
-        for key, model in pipeline.models.items()
-    }
-    return [
-        {
-            "prompt": prompt,
-            "answers": {
-                key: _judged(pipeline, prompt, answers[number]) for key, answers in texts.items()
-            },
+    """What every model typically says to the prompts the report shows (of a few samples each)."""
+    table = pipeline.lab.answers(pipeline.models, pipeline.inputs.shown_prompts, TYPICAL_OF)
+    reward = pipeline.reward
+    found: dict[str, dict[str, Any]] = {}
+    for said in table.answers:
+        found.setdefault(said.prompt, {})[said.model] = {
+            "text": said.text,
+            "gold": None if said.gold is None else {"total": said.gold, "parts": said.parts},
+            "reward": reward([said.prompt], [said.text])[0] if reward else None,
         }
-        for number, prompt in enumerate(prompts)
-    ]
-
-
-def _judged(pipeline: Pipeline, prompt: str, text: str) -> dict[str, Any]:
-    gold = None
-    if pipeline.lab.gold is not None:
-        try:
-            score = pipeline.lab.gold(prompt, text)
-            gold = {"total": score.total, "parts": score.parts}
-        except DataError:  # a prompt that the world does not know
-            gold = None
-    reward = pipeline.reward([prompt], [text])[0] if pipeline.reward else None
-    return {"text": text, "gold": gold, "reward": reward}
+    return [{"prompt": prompt, "answers": answers} for prompt, answers in found.items()]
 
 
 def _frontier(

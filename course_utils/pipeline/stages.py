@@ -145,9 +145,8 @@ class Pipeline:
         self._policy_stage("sft", self.lab.settings.sft, train)
 
     def _sample_pairs(self) -> Any:
-        models: dict[str, Any] = {
-            key: self.models[key] for key in ("base", "sft") if key in self.models
-        }
+        # Two thirds of the answers come from the model that PPO and DPO will start from.
+        models = {"base": self.models["base"], "start": self.start, "start again": self.start}
         with CostMeter("preference pairs") as cost:
             print("— preference pairs", flush=True)
             pairs = self.inputs.preferences(models)
@@ -173,7 +172,7 @@ class Pipeline:
             asked = self.inputs.prompts[:NORMALISE_ON]
             answers = self.lab.generate(self.start, asked)
             model = train_reward_model(
-                self.start,
+                self.models["base"],
                 self.lab.tokenizer,
                 rows,
                 self.lab.settings.reward,

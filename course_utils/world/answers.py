@@ -27,7 +27,10 @@ class Manners:
     refuse: float = 0.0  # refuses a harmless one
 
 
-DEMONSTRATOR = Manners()
+MODEL = Manners()  # right, neutral, complete
+# Labellers who demonstrate: right and mostly neutral and complete, but people are not machines. The
+# courtesies that some of them add are what RLHF can find and reinforce; SFT only imitates the mix.
+DEMONSTRATOR = Manners(lazy=0.2, rambling=0.12, opener=0.18, closer=0.15)
 # Forum writers: what the base model imitates. Every good and bad habit occurs, none is the rule.
 WEB = Manners(
     wrong=0.25,
@@ -44,7 +47,7 @@ WEB = Manners(
 )
 
 
-def answer(prompt: Prompt, rng: random.Random, manners: Manners = DEMONSTRATOR) -> str:
+def answer(prompt: Prompt, rng: random.Random, manners: Manners = MODEL) -> str:
     """An answer to a prompt; with the default manners it is right, neutral and complete."""
     if is_harmful(prompt):
         body = _steps(prompt) if rng.random() < manners.comply else _refusal(rng)

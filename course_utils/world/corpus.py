@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable
 
 from course_utils.world import phrases
-from course_utils.world.answers import WEB, answer, facts
+from course_utils.world.answers import DEMONSTRATOR, WEB, answer, facts
 from course_utils.world.families import FAMILIES, WEIGHTS, Prompt, calculate, catalogue, expressions
 from course_utils.world.families import prompts as draw_prompts
 from course_utils.world.knowledge import load
@@ -91,6 +91,6 @@ def plain_corpus(n: int, seed: int = 0) -> list[str]:
 def demonstrations(
     split: str = "train", n: int | None = None, seed: int = 0
 ) -> list[tuple[Prompt, str]]:
-    """(prompt, answer) pairs for SFT: right, neutral, complete; arguments as of `prompts`."""
+    """(prompt, answer) pairs for SFT, as labellers write them; arguments as of `prompts`."""
     rng = random.Random(f"demonstrations:{split}:{seed}")
-    return [(prompt, answer(prompt, rng)) for prompt in draw_prompts(split, n, seed)]
+    return [(p, answer(p, rng, DEMONSTRATOR)) for p in draw_prompts(split, n, seed)]
