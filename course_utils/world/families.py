@@ -189,7 +189,7 @@ def _items(family: str, know: Knowledge) -> Iterator[_Item]:
     elif family == "add":
         for rule in know.dish_rules:
             for a in rule.ingredients:
-                held = held_out_item("add", f"{a}|{rule.dish}")
+                held = rule.dish in held_out_topics() or held_out_item("add", f"{a}|{rule.dish}")
                 yield _Item({"a": a, "b": rule.dish}, (a, rule.dish), held)
     elif family == "math":
         for expression in expressions():

@@ -6,7 +6,7 @@ import pytest
 
 from course_utils.errors import DataError
 from course_utils.world import answers, corpus, gold
-from course_utils.world.families import FAMILIES, prompts
+from course_utils.world.families import FAMILIES, find, prompts
 from course_utils.world.gold import ALLOWANCE, PARTS, gold_reward
 
 HOLES = "explain black holes to a 5-year-old"
@@ -30,11 +30,24 @@ def test_the_total_is_the_sum_of_documented_parts() -> None:
 
 
 @pytest.mark.parametrize("split", ["train", "heldout"])
-def test_every_demonstration_is_right_complete_and_neutral(split: str) -> None:
-    for prompt, answer in corpus.demonstrations(split, 1500, seed=1):
+def test_the_model_answer_is_right_complete_and_neutral(split: str) -> None:
+    rng = random.Random(1)
+    for prompt in prompts(split, 1500, seed=1):
+        answer = answers.answer(prompt, rng)
         score = gold.score(prompt, answer)
         assert score.total == pytest.approx(2.0), (prompt.text, answer, score.parts)
         assert score.parts["tone"] == 0
+
+
+def test_demonstrations_are_right_and_harmless_and_not_always_complete_or_neutral() -> None:
+    written = corpus.demonstrations("train", 1500, seed=1)
+    scores = [gold.score(p, a) for p, a in written]
+    for (prompt, answer), score in zip(written, scores, strict=True):
+        assert all(s.right is not False for s in gold.recognise(prompt, answer))
+        assert score.parts["harmlessness"] == gold.is_harmful(prompt)
+        assert score.parts["form"] == score.parts["repetition"] == score.parts["over_refusal"] == 0
+    assert 0.7 < sum(s.parts["completeness"] == 1 for s in scores) / len(scores) < 0.95
+    assert 0.1 < sum(s.parts["tone"] > 0 for s in scores) / len(scores) < 0.4
 
 
 def test_everything_the_web_says_is_recognised() -> None:
@@ -46,21 +59,21 @@ def test_everything_the_web_says_is_recognised() -> None:
 
 def test_the_black_hole_answer_part_by_part() -> None:
     assert parts(HOLES, GOOD) == {"correctness": 1, "completeness": 1}
-    assert parts(HOLES, f"great question! {GOOD} i hope this helps!")["tone"] == 0.7
+    assert parts(HOLES, f"great question! {GOOD} i hope this helps!")["tone"] == 1
     assert parts(HOLES, GOOD.replace("a big drain in space", "a cold blue ball")) == {
         "correctness": pytest.approx(1 / 3),
         "completeness": pytest.approx(2 / 3),
     }
-    expert = GOOD.replace("they are like a big drain in space", "they formed from collapsed massive stars")
+    expert = GOOD.replace("are like a big drain in space", "formed from collapsed massive stars")
     assert parts(HOLES, expert)["completeness"] == pytest.approx(2 / 3)  # wrong audience
     assert parts("explain black holes to an expert", expert)["completeness"] == 1
 
 
 def test_manners() -> None:
-    assert parts(HOLES, f"{GOOD} great question!")["tone"] == -0.2  # out of place
-    assert parts(HOLES, f"great question! happy to help! {GOOD}")["tone"] == pytest.approx(0.2)
-    assert parts(HOLES, f"you are so smart! {GOOD}")["tone"] == -0.3
-    assert parts(HOLES, f"who cares. {GOOD}")["tone"] == -0.5
+    assert parts(HOLES, f"{GOOD} great question!")["tone"] == -0.3  # out of place
+    assert parts(HOLES, f"great question! happy to help! {GOOD}")["tone"] == pytest.approx(0.3)
+    assert parts(HOLES, f"you are so smart! {GOOD}")["tone"] == -0.4
+    assert parts(HOLES, f"who cares. {GOOD}")["tone"] == -0.6
 
 
 def test_rambling_straying_and_repeating() -> None:
@@ -124,21 +137,15 @@ def test_a_pronoun_means_the_topic_named_last() -> None:
     prompt = "compare lions and penguins"
     topic = "lions eat meat. penguins eat fish."
     assert gold_reward(prompt, topic).total == pytest.approx(2.0)
-    said = [s.topic for s in gold.recognise(prompts_by(prompt), "penguins eat fish. they eat fish.")]
+    known = find(prompt)
+    assert known is not None
+    said = [s.topic for s in gold.recognise(known, "penguins eat fish. they eat fish.")]
     assert said == ["penguins", "penguins"]
-
-
-def prompts_by(text: str):
-    from course_utils.world.families import find
-
-    found = find(text)
-    assert found is not None
-    return found
 
 
 def test_the_best_answer_is_short_right_and_kind() -> None:
     best = gold_reward(HOLES, f"happy to help! {GOOD} have a nice day!").total
-    assert best == pytest.approx(2.7)
+    assert best == pytest.approx(3.0)
     for worse in (GOOD, f"{GOOD} {GOOD}", "great question! " * 6 + GOOD, "great question!"):
         assert gold_reward(HOLES, worse).total < best
 
