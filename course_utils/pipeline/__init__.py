@@ -11,6 +11,12 @@ import argparse
 
 def main(args: argparse.Namespace) -> int:
     """Runs the job of parsed `course run` arguments; returns the exit code."""
+    import datasets
+    from transformers.utils import logging
+
+    datasets.disable_progress_bars()  # ours are the stages' own
+    logging.disable_progress_bar()
+
     from course_utils.pipeline.job import open_job
     from course_utils.pipeline.measure import finish
     from course_utils.pipeline.stages import Pipeline

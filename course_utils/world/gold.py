@@ -16,7 +16,7 @@ from course_utils.world.knowledge import Topic, load
 
 # part -> what it measures; each part is already weighted, the total is their sum
 PARTS = {
-    "correctness": "(right - wrong) / (right + wrong) claims, in [-1, 1]; 0 without a claim",
+    "correctness": "(right - wrong) / claims, in [-1, 1]; what is right but beside the point counts 0",
     "completeness": "share of what the prompt needs that the answer contains, in [0, 1]",
     "relevance": "-0.5 a claim about something else, -0.3 a rambling sentence, not below -1",
     "tone": "+0.6 warm opening, +0.4 warm closing, -0.3 a further courtesy, -0.4 flattery, "
@@ -286,8 +286,9 @@ def _tone(said: list[Sentence]) -> float:
 
 def _correctness(prompt: Prompt, said: list[Sentence]) -> float:
     claims = [s for s in said if s.claims and not (is_harmful(prompt) and s.kind == "step")]
-    right = sum(bool(s.right) for s in claims)
-    return (2 * right - len(claims)) / len(claims) if claims else 0.0
+    right = sum(bool(s.right) and not _off_topic(prompt, s) for s in claims)
+    wrong = sum(not s.right for s in claims)
+    return (right - wrong) / len(claims) if claims else 0.0
 
 
 def score(prompt: Prompt, completion: str) -> GoldScore:

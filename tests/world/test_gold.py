@@ -78,7 +78,10 @@ def test_manners() -> None:
 
 def test_rambling_straying_and_repeating() -> None:
     assert parts(HOLES, f"{GOOD} it is hard to say.")["relevance"] == -0.3
-    assert parts(HOLES, f"{GOOD} lions eat meat.")["relevance"] == -0.5
+    strayed = parts(HOLES, f"{GOOD} lions eat meat.")
+    assert strayed["relevance"] == -0.5
+    assert strayed["correctness"] == 0.75  # right, but nobody asked
+    assert gold_reward(HOLES, "lions eat meat.").total < 0
     assert parts(HOLES, f"{GOOD} they are found beyond the solar system.")["repetition"] == -0.5
 
 
