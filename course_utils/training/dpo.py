@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from course_utils.training.run import RunLog
 from course_utils.training.settings import TrainSettings
-from course_utils.training.tokenise import Row, preference_rows
+from course_utils.training.tokenise import preference_rows
 from course_utils.training.trl_common import Stage, common_arguments
-from course_utils.training.trl_data import needed
+from course_utils.training.trl_data import tokenised
 from course_utils.training.trl_run import LanguageRunTrainer
 
 if TYPE_CHECKING:
@@ -117,13 +117,9 @@ def train_dpo(
     """
     from trl import DPOConfig, DPOTrainer
 
-    from course_utils.data.shapes import validate
-
-    def rows(part: "Dataset", name: str) -> list[Row]:
-        validate(part, "preference", name)
-        part = needed(part, settings) if part is dataset else part
-        return preference_rows(part, tokenizer, settings.max_length, name)
-
+    rows, eval_rows = tokenised(
+        preference_rows, "preference", tokenizer, settings, dataset, eval_dataset
+    )
     reference = None if reference is model else reference
     adapters = set(getattr(model, "peft_config", ()))
     if reference is None and not settings.precompute_reference and not adapters:
@@ -137,8 +133,8 @@ def train_dpo(
             metrics=METRICS,
             model=model,
             tokenizer=tokenizer,
-            rows=rows(dataset, "the preferences"),
-            eval_rows=None if eval_dataset is None else rows(eval_dataset, "the evaluation data"),
+            rows=rows,
+            eval_rows=eval_rows,
             settings=settings,
             log=log,
             resume=resume,

@@ -18,7 +18,7 @@ from course_utils.training.run import RunLog
 from course_utils.training.settings import TrainSettings
 from course_utils.training.tokenise import Row, comparison_rows
 from course_utils.training.trl_common import Stage, common_arguments
-from course_utils.training.trl_data import needed
+from course_utils.training.trl_data import tokenised
 from course_utils.training.trl_run import RunTrainer
 
 if TYPE_CHECKING:
@@ -106,15 +106,11 @@ def train_reward_model(
     """
     from trl import RewardConfig, RewardTrainer
 
-    from course_utils.data.shapes import detect, validate
+    from course_utils.data.shapes import detect
 
-    def rows(part: "Dataset", name: str) -> list[Row]:
-        validate(part, "preference", name)
-        part = needed(part, settings) if part is dataset else part
-        return comparison_rows(part, tokenizer, settings.max_length, name)
-
-    pairs = rows(dataset, "the preferences")
-    eval_pairs = None if eval_dataset is None else rows(eval_dataset, "the evaluation data")
+    rows, eval_rows = tokenised(
+        comparison_rows, "preference", tokenizer, settings, dataset, eval_dataset
+    )
     classifies = hasattr(model, "score")  # of a sequence classifier, also inside PEFT
     classifier = model if classifies else sequence_classifier(model, settings.seed)
     Stage(
@@ -124,9 +120,9 @@ def train_reward_model(
         config=lambda *where: RewardConfig(**reward_arguments(settings, *where)),
         metrics=METRICS,
         model=classifier,
-        tokenizer=with_distinct_pad(tokenizer, pairs + (eval_pairs or [])),
-        rows=pairs,
-        eval_rows=eval_pairs,
+        tokenizer=with_distinct_pad(tokenizer, rows + (eval_rows or [])),
+        rows=rows,
+        eval_rows=eval_rows,
         settings=settings,
         log=log,
         resume=resume,

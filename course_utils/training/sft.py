@@ -13,7 +13,7 @@ from course_utils.training.run import RunLog
 from course_utils.training.settings import TrainSettings
 from course_utils.training.tokenise import demonstration_rows
 from course_utils.training.trl_common import Stage, common_arguments
-from course_utils.training.trl_data import needed
+from course_utils.training.trl_data import tokenised
 from course_utils.training.trl_run import LanguageRunTrainer
 
 if TYPE_CHECKING:
@@ -69,13 +69,9 @@ def train_sft(
     """
     from trl import SFTConfig, SFTTrainer
 
-    from course_utils.data.shapes import validate
-
-    def rows(part: "Dataset", name: str) -> Any:
-        validate(part, "prompt-completion", name)
-        part = needed(part, settings) if part is dataset else part
-        return demonstration_rows(part, tokenizer, settings.max_length, name)
-
+    rows, eval_rows = tokenised(
+        demonstration_rows, "prompt-completion", tokenizer, settings, dataset, eval_dataset
+    )
     Stage(
         name="SFT",
         trainer=SFTTrainer,
@@ -84,8 +80,8 @@ def train_sft(
         metrics=METRICS,
         model=model,
         tokenizer=tokenizer,
-        rows=rows(dataset, "the demonstrations"),
-        eval_rows=None if eval_dataset is None else rows(eval_dataset, "the evaluation data"),
+        rows=rows,
+        eval_rows=eval_rows,
         settings=settings,
         log=log,
         resume=resume,

@@ -5,8 +5,8 @@ import hashlib
 import math
 import os
 from array import array
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import Sampler
 
@@ -77,6 +77,27 @@ def needed(dataset: "Dataset", settings: TrainSettings) -> "Dataset":
         return dataset
     rows = settings.steps * rows_per_step(settings)
     return dataset.shuffle(seed=settings.seed).select(range(rows))
+
+
+def tokenised(
+    make: Callable[..., list[Row]],
+    kind: str,
+    tokenizer: Any,
+    settings: TrainSettings,
+    dataset: "Dataset",
+    eval_dataset: "Dataset | None",
+) -> tuple[list[Row], list[Row] | None]:
+    """Checks both datasets to be of that kind and tokenises them with `make`, from tokenise.py."""
+    from course_utils.data.shapes import validate
+
+    names = {"prompt-completion": "the demonstrations", "preference": "the preferences"}
+    validate(dataset, kind, names[kind])
+    used = needed(dataset, settings)
+    rows = make(used, tokenizer, settings.max_length, names[kind])
+    if eval_dataset is None:
+        return rows, None
+    validate(eval_dataset, kind, "the evaluation data")
+    return rows, make(eval_dataset, tokenizer, settings.max_length, "the evaluation data")
 
 
 class Order(Sampler[int]):
