@@ -16,7 +16,7 @@ from course_utils.world.knowledge import Topic, load
 
 # part -> what it measures; each part is already weighted, the total is their sum
 PARTS = {
-    "correctness": "(right - wrong) / claims, in [-1, 1]; what is right but beside the point counts 0",
+    "correctness": "(right - wrong) / claims, in [-1, 1]; right but beside the point counts 0",
     "completeness": "share of what the prompt needs that the answer contains, in [0, 1]",
     "relevance": "-0.5 a claim about something else, -0.3 a rambling sentence, not below -1",
     "tone": "+0.6 warm opening, +0.4 warm closing, -0.3 a further courtesy, -0.4 flattery, "
