@@ -49,6 +49,7 @@ class PipelineMap:
         return "{base} -> {sft} -> {reward} -> {ppo}; {sft} -> {dpo}".format(**said)
 
     def _repr_html_(self) -> str:
+        # Line ends after each text keep the words apart where a page drops the picture.
         return (
             f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(repr(self))}" '
             'style="display:block;width:100%;max-width:1000px;height:auto;font-family:system-ui,'
@@ -66,7 +67,7 @@ class PipelineMap:
         top = stage.y + (30 if number else 38)
         text = "".join(
             f'<text x="{middle}" y="{top + 21 * i}" text-anchor="middle" {style}>'
-            f"{escape(line)}</text>"
+            f"{escape(line)}</text>\n"
             for i, (line, style) in enumerate(lines)
         )
         return (
@@ -98,7 +99,7 @@ def _arrows() -> str:
         (730, 258, "no reward model"),
     )
     words = "".join(
-        f'<text x="{x}" y="{y}" text-anchor="middle" {_SMALL}>{word}</text>'
+        f'<text x="{x}" y="{y}" text-anchor="middle" {_SMALL}>{word}</text>\n'
         for x, y, word in labels
     )
     return lines + words
@@ -109,6 +110,6 @@ def _preferences() -> str:
         '<rect x="586" y="138" width="136" height="44" rx="22" fill="rgba(128,128,128,.12)" '
         'stroke="rgb(128,128,128)" stroke-dasharray="4 3"/>'
         '<text x="654" y="157" text-anchor="middle" font-size="13" font-weight="600" '
-        'fill="currentColor">preferences</text>'
+        'fill="currentColor">preferences</text>\n'
         f'<text x="654" y="173" text-anchor="middle" {_SMALL}>A or B?</text>'
     )

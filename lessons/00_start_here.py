@@ -57,6 +57,7 @@ assert "Tier tiny" in lab._repr_html_()
 # of this notebook there will be numbers in it.
 
 # %% tags=["hide-input"]
+# @title The road, drawn
 from course_utils.pipeline_map import PipelineMap
 
 PipelineMap()
@@ -154,6 +155,7 @@ assert len(set(samples)) > 1, "five samples at temperature 1 should differ"
 # what earns and what costs.
 
 # %% tags=["hide-input"]
+# @title How the parts are shown
 from course_utils.world.gold import PARTS
 
 
@@ -241,6 +243,7 @@ assert not torch.equal(next(sft.parameters()), next(base.parameters()))
 # Everything a training run leaves behind is in one folder, a *run*. Here is its loss, step by step.
 
 # %% tags=["hide-input"]
+# @title The loss, drawn
 import plotly.graph_objects as go
 
 LOOK = {
@@ -298,6 +301,7 @@ if not lab.tier.is_fast:  # three training steps prove nothing
 # far from its best?
 
 # %% tags=["hide-input"]
+# @title The parts before and after, drawn
 names = [name for name in PARTS if any(abs(m.parts[name].mean) > 0.01 for m in measured.values())]
 labels = [name.replace("_", " ") for name in names]
 figure = go.Figure(
@@ -320,6 +324,7 @@ for key, colour in {"base": "#9a9aa4", "sft": "#2878dc"}.items():
 figure
 
 # %% tags=["hide-input"]
+# @title In words
 from IPython.display import Markdown, display
 
 gain = {
@@ -366,6 +371,7 @@ assert 0 <= friendly < 0.9, "the text says that few demonstrations are friendly"
 # picture.
 
 # %% tags=["hide-input"]
+# @title Your own run
 import json
 
 report_file = lab.run_directory("latest") / "report.json"
@@ -378,11 +384,14 @@ rows = {
 }
 here = {key: f"gold {found.mean:+.2f}" for key, found in measured.items()}
 yours = {key: f"gold {row['mean']:+.2f}" for key, row in rows.items()}
+accuracy = ((report.get("reward_model") or {}).get("accuracy") or {}).get("mean")
+if accuracy is not None:
+    yours["reward"] = f"right on {accuracy:.0%} of pairs"
 
-if yours:
+if rows:
     print(f"Your own run, tier {report.get('tier')}, seed {report.get('seed')}; 95% intervals:")
     found = pd.DataFrame(rows.values()).set_index("model")[["mean", "low", "high", "n"]]
-    display(found.style.format("{:+.2f}", subset=["mean", "low", "high"]))
+    display(found.style.format("{:+.2f}", subset=["mean", "low", "high"], na_rep="–"))
 else:
     print("No run of yours yet: these numbers are this notebook's, `make run` brings the rest.")
 PipelineMap(yours or here)
