@@ -123,7 +123,7 @@ TIERS: dict[str, Tier] = {
                 max_new_tokens=48,
                 low_beta=0.0,
                 low_beta_iterations=40,
-                low_beta_learning_rate=3e-4,
+                low_beta_learning_rate=2.5e-4,
             ),
             annotator_temperature=0.3,
             parameters_m=1,

@@ -23,8 +23,7 @@ from course_utils.training.ppo import PPOConfig, PPOTrainer
 from course_utils.training.reward_model import RewardModel
 from course_utils.training.run import RunLog
 
-HELD_OUT_POINTS = 8  # measurements on held-out prompts along a PPO run
-HELD_OUT_PROMPTS = 128  # of each; the last model is measured on all of them afterwards
+HELD_OUT_POINTS = 10  # measurements on held-out prompts along a PPO run, denser at its start
 NORMALISE_ON = 400  # SFT answers that the reward model's mean and std are taken from
 LABELS = {
     "base": "Base",
@@ -236,10 +235,10 @@ class Pipeline:
         measured = self.held_out(key)
         measured.mend()
         measured.keep_until(trainer.steps_done)
-        every = max(1, trainer.config.steps // HELD_OUT_POINTS)
+        due_at = measured_steps(trainer.config.steps)
 
         def measure() -> None:
-            due = trainer.steps_done % every == 0 or trainer.finished
+            due = trainer.steps_done in due_at or trainer.finished
             if due and trainer.steps_done not in {row["step"] for row in measured.read()}:
                 measured.append([self._measure(trainer.steps_done, trainer.policy, reward)])
 
@@ -261,11 +260,10 @@ class Pipeline:
                 measure()
 
     def _measure(self, step: int, policy: Any, reward: RewardModel) -> dict[str, Any]:
-        prompts = self.inputs.evaluation_prompts[:HELD_OUT_PROMPTS]
         found = evaluate_policy(
             policy,
             self.lab.tokenizer,
-            prompts,
+            self.inputs.evaluation_prompts,
             gold=self.inputs.gold,
             reward=reward,
             reference=self.start,
@@ -322,6 +320,14 @@ class Pipeline:
             return model
 
         self._policy_stage("dpo", settings, train)
+
+
+def measured_steps(steps: int) -> set[int]:
+    """Steps after which a PPO run is measured: 0, the last, and most of the others early on.
+
+    The KL grows faster and faster, and gold rises and peaks while it is small.
+    """
+    return {round(steps * (k / HELD_OUT_POINTS) ** 1.5) for k in range(HELD_OUT_POINTS + 1)}
 
 
 def save_policy(model: Any, tokenizer: Any, directory: Path) -> None:
