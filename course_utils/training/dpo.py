@@ -100,7 +100,6 @@ def train_dpo(
     """Trains a causal language model (or PEFT model) on {prompt, chosen, rejected} rows, in place.
 
     Args:
-        model: its trainable parameters are changed; the tokenizer is not.
         dataset, eval_dataset: preference, standard or conversational.
         reference: π_ref, not changed. None: the model as it is now (with PEFT: its adapters as they
             are now), for which no second copy is kept when precompute_reference.
