@@ -17,12 +17,14 @@ def main(args: argparse.Namespace) -> int:
     datasets.disable_progress_bars()  # ours are the stages' own
     logging.disable_progress_bar()
 
-    from course_utils.pipeline.job import open_job
+    from course_utils.pipeline.job import claim, open_job
     from course_utils.pipeline.measure import finish
     from course_utils.pipeline.stages import Pipeline
 
     job = open_job(args)
     pipeline = Pipeline(job)
+    pipeline.inputs.read_files()
+    claim(job)
     pipeline.run()
     finish(pipeline)
     return 0

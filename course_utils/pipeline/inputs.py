@@ -60,13 +60,28 @@ class Inputs:
     def _prompt_file(self) -> "Dataset | None":
         return self._file("prompts", "prompt-only")
 
+    @functools.cached_property
+    def _demonstration_file(self) -> "tuple[Dataset, Dataset] | None":
+        return self._split("demonstrations", "prompt-completion")
+
+    @functools.cached_property
+    def _preference_file(self) -> "tuple[Dataset, Dataset] | None":
+        return self._split("preferences", "preference")
+
+    def read_files(self) -> None:
+        """Reads the user's files, so that a fault in one shows before anything is trained.
+
+        Raises DataError naming file, row, column and fix.
+        """
+        _ = self._prompt_file, self._demonstration_file, self._preference_file
+
     # ---- what the stages use -------------------------------------------------------------------
 
     @functools.cached_property
     def demonstrations(self) -> "tuple[Dataset, Dataset | None]":
         """(train, held-out) prompt-completion rows for SFT."""
-        if own := self._split("demonstrations", "prompt-completion"):
-            return own
+        if self._demonstration_file is not None:
+            return self._demonstration_file
         held = self.lab.demonstrations("heldout", min(200, self.lab.tier.demonstrations))
         return self.lab.demonstrations(), held
 
@@ -96,8 +111,8 @@ class Inputs:
 
         Sampled pairs are kept in the run directory, and read from there when the run goes on.
         """
-        if own := self._split("preferences", "preference"):
-            return own
+        if self._preference_file is not None:
+            return self._preference_file
         paths = [self.job.out / name for name in _PAIRS]
         if not all(path.exists() for path in paths):
             n = self.lab.tier.preference_pairs

@@ -65,15 +65,32 @@ def _read(directory: Path) -> dict[str, Any]:
     return saved
 
 
-def _make_room(out: Path) -> None:
-    """Moves an earlier run out of the way of runs/latest; refuses to touch any other directory."""
-    if not out.exists() or not any(out.iterdir()):
-        return
+def _taken(out: Path) -> bool:
+    """Whether runs/latest holds an earlier run; any other directory that is not empty is refused."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
     if out.name != "latest" or not (out / _RUN).exists():
         raise RunError(
             f"{out} already exists; continue the run in it with --resume, or choose another "
             "directory with --out"
         )
+    return True
+
+
+def claim(job: Job) -> None:
+    """Makes the run directory the job's own; an earlier run in runs/latest is moved, not lost.
+
+    Called when everything that can be wrong with the request has been looked at. Raises RunError
+    when the directory is taken, CourseError when the disk is too full.
+    """
+    mib = _MIB.get(job.choice.tier.name, 100)
+    require_free_space(job.out, mib / 4 if job.resume else mib)
+    if not job.resume and _taken(job.out):
+        _move_away(job.out)
+    _write(job)
+
+
+def _move_away(out: Path) -> None:
     stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime((out / _RUN).stat().st_mtime))
     kept = out.with_name(stamp)
     number = 1
@@ -85,20 +102,20 @@ def _make_room(out: Path) -> None:
 
 
 def open_job(args: argparse.Namespace) -> Job:
-    """The job of parsed arguments: a new run directory, or with --resume the one that is there.
+    """The job of parsed arguments, new or with --resume the one in the directory; writes nothing.
 
     Raises:
         RunError: nothing to resume, another format, other settings than it was started with, or
-            the directory is taken. TierError: unknown tier. CourseError: not enough disk space.
+            the directory is taken. TierError: unknown tier.
     """
     out = Path(args.out)
     given = {name: getattr(args, name) for name in FILES if getattr(args, name) is not None}
     if args.resume:
         return _continue(out, args, given)
-    _make_room(out)
+    _taken(out)
     choice = choose_tier(args.tier)
     files = {name: Path(path).absolute() for name, path in given.items()}
-    job = Job(
+    return Job(
         out=out,
         choice=choice,
         seed=args.seed,
@@ -109,9 +126,6 @@ def open_job(args: argparse.Namespace) -> Job:
         resume=False,
         started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     )
-    require_free_space(out, _MIB.get(choice.tier.name, 100))
-    _write(job)
-    return job
 
 
 def _continue(out: Path, args: argparse.Namespace, given: dict[str, Path]) -> Job:
@@ -134,7 +148,7 @@ def _continue(out: Path, args: argparse.Namespace, given: dict[str, Path]) -> Jo
     choice = choose_tier(saved["tier"])
     if choice.tier.is_fast != saved["fast"]:
         raise RunError(f"the run in {out} was not a --fast one: unset COURSE_FAST to continue it")
-    job = Job(
+    return Job(
         out=out,
         choice=choice,
         seed=saved["seed"],
@@ -145,9 +159,6 @@ def _continue(out: Path, args: argparse.Namespace, given: dict[str, Path]) -> Jo
         resume=True,
         started=saved["started"],
     )
-    require_free_space(out, _MIB.get(choice.tier.name, 100) / 4)
-    _write(job)
-    return job
 
 
 def _write(job: Job) -> None:

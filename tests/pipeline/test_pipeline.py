@@ -226,9 +226,9 @@ def test_an_earlier_latest_run_is_moved_not_deleted(
     args = cli.build_parser().parse_args(
         ["run", "--tier", "tiny", "--out", str(tmp_path / "latest")]
     )
-    job.open_job(args)
+    job.claim(job.open_job(args))
     (tmp_path / "latest" / "mark").write_text("first")
-    job.open_job(args)
+    job.claim(job.open_job(args))
     kept = [p for p in tmp_path.iterdir() if p.name != "latest"]
     assert [(p / "mark").read_text() for p in kept] == ["first"]
     assert not (tmp_path / "latest" / "mark").exists()
@@ -282,15 +282,16 @@ def test_a_corrupted_weight_file(
     assert "course world build" in message
 
 
-def test_missing_files_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    message = fails(
-        capsys,
-        "--tier",
-        "tiny",
-        "--fast",
-        "--out",
-        tmp_path / "x",
-        "--prompts",
-        tmp_path / "no.jsonl",
-    )
-    assert "no.jsonl" in message
+def test_a_faulty_file_is_named_before_anything_is_trained_or_moved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "pairs.jsonl"
+    bad.write_text('{"prompt": "hi", "chosen": "a", "rejected": "a"}\n', encoding="utf-8")
+    earlier = tmp_path / "latest"
+    earlier.mkdir()
+    (earlier / "run.json").write_text("{}")
+    for option, path in (("--prompts", tmp_path / "no.jsonl"), ("--preferences", bad)):
+        message = fails(capsys, "--tier", "tiny", "--fast", "--out", earlier, option, path)
+        assert path.name in message
+        assert [p.name for p in earlier.iterdir()] == ["run.json"]
+    assert "row 1" in message
