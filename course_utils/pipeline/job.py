@@ -66,7 +66,7 @@ def _read(directory: Path) -> dict[str, Any]:
 
 
 def _taken(out: Path) -> bool:
-    """Whether runs/latest holds an earlier run; any other directory that is not empty is refused."""
+    """Whether runs/latest holds an earlier run. Refuses any other directory with things in it."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     if out.name != "latest" or not (out / _RUN).exists():
