@@ -183,7 +183,7 @@ MUTANTS: list[tuple[int, str, str, str, str]] = [
     ),
     (
         *(30, "something else than the learning rate moves the policy", PPO + "update.py"),
-        'group["lr"] = self.learning_rate(step)',
+        'group["lr"] = self.learning_rate(step) * group["factor"]',
         'group["lr"] = self.learning_rate(step) + 1e-3',
     ),
 ]

@@ -379,6 +379,16 @@ def test_adam_has_epsilon_1e_5_and_is_fused(make_trainer) -> None:
     assert all(group["eps"] == 1e-5 and group["fused"] for group in groups)
 
 
+def test_the_value_head_learns_faster_by_its_factor(make_trainer) -> None:
+    """Adam's first update moves every weight by about its learning rate."""
+    trainer = make_trainer(value_lr_factor=7.0, learning_rate=1e-3, epochs=1, minibatches=1)
+    norm = trainer.policy.model.norm.weight
+    start = norm.clone()
+    trainer.step()
+    assert float((norm - start).detach().abs().max()) == pytest.approx(1e-3, rel=0.1)
+    assert float(trainer.actor.value_head.weight.abs().max()) == pytest.approx(7e-3, rel=0.1)
+
+
 def test_the_value_clip_uses_the_values_of_the_rollout(make_trainer) -> None:
     """Point 20: old values are cached, so that large value steps are in fact clipped."""
     trainer = make_trainer(value_clip=1e-3, learning_rate=1e-2, epochs=3, steps=2)

@@ -30,6 +30,7 @@ class PPOConfig:
 
     # ---- optimizer ----
     learning_rate: float = 1e-4  # peak, >= 0 (0 is a test: nothing may move)
+    value_lr_factor: float = 10.0  # > 0; the value head starts from zero and may learn faster
     lr_schedule: Literal["constant", "linear"] = "constant"  # "linear" falls to 0 at the last step
     weight_decay: float = 0.0  # >= 0, decoupled
     adam_eps: float = 1e-5  # > 0; torch's 1e-8 makes the first updates much larger
@@ -81,7 +82,7 @@ class PPOConfig:
             self._number(name, 0.0)
         for name in ("vf_coef", "entropy_coef"):
             self._number(name, 0.0)
-        for name in ("temperature", "adam_eps", "max_grad_norm"):
+        for name in ("temperature", "adam_eps", "max_grad_norm", "value_lr_factor"):
             self._number(name, 0.0, above=True)
         for name in ("kl_target", "kl_stop", "value_clip", "max_approx_kl"):
             if getattr(self, name) is not None:

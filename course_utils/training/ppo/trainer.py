@@ -86,7 +86,7 @@ class PPOTrainer:
         stop_ids(tokenizer, policy)  # raises without an EOS
         context = getattr(parts_of(policy).config, "max_position_embeddings", None)
         self.prompts = PromptStream(prompts, tokenizer, config, context)
-        self.scorer = Scorer(reward, tokenizer, config.micro_batch)
+        self.scorer = Scorer(reward, tokenizer, 2 * config.micro_batch)
         self.gold = gold
         self.reference = Reference(policy, reference)
         self.actor = PolicyWithValue(policy, _critic(policy, reward, config))

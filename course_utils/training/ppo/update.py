@@ -1,6 +1,7 @@
 """The update: epochs of minibatches over one step's answers, with the clipped PPO losses."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,13 +26,8 @@ class Updater:
         self.config = config
         self.device = actor.policy.device
         self.parameters = [p for p in actor.parameters() if p.requires_grad]
-        matrices = [p for p in self.parameters if p.dim() > 1]
-        others = [p for p in self.parameters if p.dim() <= 1]
         self.optimizer = torch.optim.AdamW(
-            [
-                {"params": matrices, "weight_decay": config.weight_decay},
-                {"params": others, "weight_decay": 0.0},
-            ],
+            self._groups(),
             lr=config.learning_rate,
             eps=config.adam_eps,
             fused=self.device.type in ("cpu", "cuda"),
@@ -39,6 +35,22 @@ class Updater:
         # fp16 gradients underflow below 6e-8: the loss is scaled up, the gradients down again
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.micro_batch = config.micro_batch  # halved when memory runs out
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Matrices (which decay), vectors (which do not), and the value head (which is faster)."""
+        head = {id(p) for p in self.actor.value_head.parameters()}
+        trunk = [p for p in self.parameters if id(p) not in head]
+        factor, decay = self.config.value_lr_factor, self.config.weight_decay
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in trunk if p.dim() > 1], "weight_decay": decay, "factor": 1.0},
+            {"params": [p for p in trunk if p.dim() <= 1], "weight_decay": 0.0, "factor": 1.0},
+            {
+                "params": list(self.actor.value_head.parameters()),
+                "weight_decay": 0.0,
+                "factor": factor,
+            },
+        ]
+        return [group for group in groups if group["params"]]
 
     def learning_rate(self, step: int) -> float:
         """Of step 1 .. steps."""
@@ -58,7 +70,7 @@ class Updater:
         Raises: NonFiniteError naming the step, before the bad gradient is applied.
         """
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(step)
+            group["lr"] = self.learning_rate(step) * group["factor"]
         done: list[dict[str, float]] = []
         for epoch, minibatches in enumerate(plan, start=1):
             for number, rows in enumerate(minibatches, start=1):
