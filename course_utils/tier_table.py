@@ -122,7 +122,7 @@ TIERS: dict[str, Tier] = {
                 max_prompt=48,
                 max_new_tokens=48,
                 low_beta=0.0,
-                low_beta_iterations=40,
+                low_beta_iterations=30,
                 low_beta_learning_rate=2.5e-4,
             ),
             annotator_temperature=0.3,
