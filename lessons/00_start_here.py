@@ -151,7 +151,7 @@ assert len(set(samples)) > 1, "five samples at temperature 1 should differ"
 # ## 4 · How good is an answer?
 #
 # For a real model we can only ask people. In our universe we can *compute* it. The **gold reward**
-# reads an answer sentence by sentence and adds up nine parts. Try it: change `my_answer`, and see
+# reads an answer sentence by sentence and adds up its parts. Try it: change `my_answer`, and see
 # what earns and what costs.
 
 # %% tags=["hide-input"]
@@ -327,6 +327,8 @@ figure
 # @title In words
 from IPython.display import Markdown, display
 
+from course_utils.world.phrases import WARM_CLOSERS, WARM_OPENERS
+
 gain = {
     name: measured["sft"].parts[name].mean - measured["base"].parts[name].mean for name in PARTS
 }
@@ -336,15 +338,17 @@ shown = [
     lab.gold(row["prompt"][0]["content"], row["completion"][0]["content"])
     for row in demonstrations.select(range(min(500, len(demonstrations))))
 ]
+warmest = lab.gold(question, f"{WARM_OPENERS[0]} {WARM_CLOSERS[0]}").parts["tone"]
 friendly = sum(one.parts["tone"] > 0 for one in shown) / len(shown)
 Markdown(
     f"The largest gain is in **{best.replace('_', ' ')}** ({gain[best]:+.2f}). **Tone** went from "
     f"{tone['base']:+.2f} to {tone['sft']:+.2f}, where a warm opening and a warm closing would earn "
-    f"+0.70: only {friendly:.0%} of the demonstrations are friendly, and the model is about as "
+    f"{warmest:+.2f}: only {friendly:.0%} of the demonstrations are friendly, and the model is about as "
     "friendly as they are. It copies what it is shown, manners and all."
 )
 
 # %% tags=["hidden-test"]
+assert warmest > 0.5
 assert 0 <= friendly < 0.9, "the text says that few demonstrations are friendly"
 
 # %% [markdown]

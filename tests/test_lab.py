@@ -128,8 +128,9 @@ def test_answers_score_each_model_on_each_prompt(lab: Lab, monkeypatch: pytest.M
         assert row.correctness == pytest.approx(score.parts["correctness"])
     assert frame.gold[0] > frame.gold[1]
     page = table._repr_html_()
-    assert "correctness +1.00" in page
-    assert "tone -0.50" in page
+    assert f"correctness {frame.correctness[0]:+.2f}" in page
+    assert f"tone {frame.tone[1]:+.2f}" in page
+    assert frame.tone[1] < 0 < frame.correctness[0]
 
 
 def test_of_several_samples_the_one_with_the_median_gold_is_shown(
