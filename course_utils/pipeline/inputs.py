@@ -147,16 +147,6 @@ class Inputs:
         return self.lab.gold
 
     @property
-    def gold_list(self) -> Callable[[list[str], list[str]], list[float]] | None:
-        """The same as PPOTrainer takes it."""
-        gold = self.gold
-        if gold is None:
-            return None
-        return lambda prompts, answers: [
-            gold(p, a).total for p, a in zip(prompts, answers, strict=True)
-        ]
-
-    @property
     def plain_documents(self) -> list[str] | None:
         """Text of the base model's own kind, on which forgetting shows; None outside the world."""
         if self.lab.tier.policy != WORLD:

@@ -19,7 +19,7 @@ from course_utils.models import load_policy
 from course_utils.pipeline.inputs import Inputs
 from course_utils.pipeline.job import Job
 from course_utils.training.jsonl import JsonLines
-from course_utils.training.ppo import PPOConfig, PPOTrainer
+from course_utils.training.ppo import PPOConfig, PPOTrainer, per_answer
 from course_utils.training.reward_model import RewardModel
 from course_utils.training.run import RunLog
 
@@ -218,7 +218,7 @@ class Pipeline:
                 self.inputs.prompts,
                 config,
                 log=log,
-                gold=self.inputs.gold_list,
+                gold=per_answer(self.inputs.gold) if self.inputs.gold else None,
             )
             if self.job.resume:
                 trainer.resume()
