@@ -76,10 +76,10 @@ class Planner:
     def __init__(self, report: LoadReport) -> None:
         self.kind, self._report = report.kind, report
         self._plans: dict[tuple[str, ...], Plan] = {}
-        self.columns: tuple[str, ...] | None = None  # of the whole table, if rows share them
+        self.columns: tuple[str, ...] | None = None  # of the whole table, for messages
 
     def plan(self, columns: Iterable[str]) -> Plan:
-        key = self.columns or tuple(columns)
+        key = tuple(columns)
         if key not in self._plans:
             if len(self._plans) >= 100:  # every row has other keys: keep memory bounded
                 self._plans.clear()

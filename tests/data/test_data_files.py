@@ -184,6 +184,13 @@ def test_csv_with_byte_order_mark_semicolons_or_messages_in_cells(tmp_path):
     assert dataset[0]["prompt"] == [{"role": "user", "content": "hi"}]
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_long_texts_below_the_limit_are_read_whole(tmp_path, suffix):
+    rows = [{"prompt": "a" * 300_000, "completion": "b\n" * 700_000}]  # csv's own limit: 131,072
+    dataset, _ = data.load_demonstrations(write_as(tmp_path / f"mine{suffix}", rows))
+    assert data.to_standard(dataset).to_list() == rows
+
+
 # --- rows that are dropped --------------------------------------------------------------------
 
 
