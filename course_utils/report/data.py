@@ -21,12 +21,12 @@ def _ends(interval: Any) -> tuple[float | None, float | None]:
     """[low, high] as it is, or two Nones for anything else."""
     if not isinstance(interval, list | tuple) or len(interval) != 2:
         return None, None
-    return rounded(interval[0]), rounded(interval[1])
+    return rounded(interval[0], 7), rounded(interval[1], 7)
 
 
 def _estimate(value: Any) -> dict[str, float | None]:
     found = dict_of(value)
-    return {name: rounded(found.get(name)) for name in ("mean", "low", "high")}
+    return {name: rounded(found.get(name), 7) for name in ("mean", "low", "high")}
 
 
 def _ladder(results: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -50,7 +50,7 @@ def _frontier(results: Mapping[str, Any]) -> list[dict[str, Any]]:
         example = dict_of(row.get("example"))
         point = {
             "kl": rounded(max(0.0, kl)),
-            "gold": rounded(gold),
+            "gold": rounded(gold, 7),
             "low": low,
             "high": high,
             "label": cut(row.get("label"), 80),
