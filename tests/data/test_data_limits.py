@@ -95,6 +95,7 @@ def test_a_parquet_file_that_unpacks_to_a_multiple_is_read_in_bounded_memory(tmp
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(900)  # about 15 s of CPU; a busy machine may take minutes
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv"])
 def test_a_file_of_300_mb_is_read_in_bounded_memory(tmp_path, suffix):
     path = tmp_path / f"p{suffix}"
