@@ -1,4 +1,4 @@
-"""The lab: one dial in, models, data, settings, pages out. The real world with random weights."""
+"""The lab: one dial in; models, data, settings and readable pages out."""
 
 import dataclasses
 import math
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from course_utils import models, world
+from course_utils import world
 from course_utils.answer_table import Answer, AnswerTable
 from course_utils.errors import CourseError, TierError
 from course_utils.lab import Lab
@@ -19,34 +19,8 @@ from course_utils.tiers import TIERS, choose_tier
 QUESTIONS = ["explain black holes to a 5-year-old", "how much is 2 + 3?"]
 
 
-@pytest.fixture(scope="module")
-def policy() -> tuple[Any, Any]:
-    """The world's tokenizer and a random two-layer model: what the shipped weights would be."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from course_utils.world.tokenizer import build_tokenizer
-
-    tokenizer = build_tokenizer()
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    torch.manual_seed(0)
-    return LlamaForCausalLM(config).eval(), tokenizer
-
-
 @pytest.fixture
-def lab(policy: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> Lab:
-    monkeypatch.setattr(models, "load_policy", lambda choice: policy, raising=False)
+def lab() -> Lab:
     return Lab(choose_tier("tiny", environ={}), seed=3)
 
 
@@ -80,14 +54,16 @@ def test_opening_prints_warnings(
     assert "note: hot today" in capsys.readouterr().out
 
 
-def test_base_is_a_fresh_copy_each_time(lab: Lab, policy: tuple[Any, Any]) -> None:
+def test_base_is_a_fresh_copy_of_the_shipped_model_each_time(lab: Lab) -> None:
     import torch
 
     first, second = lab.base(), lab.base()
     with torch.no_grad():
         first.lm_head.weight.zero_()
-    assert torch.equal(second.lm_head.weight, policy[0].lm_head.weight)
-    assert second.lm_head.weight.abs().sum() > 0
+    shipped = world.load_base_model().lm_head.weight
+    assert torch.equal(second.lm_head.weight.cpu(), shipped)
+    assert torch.equal(lab.base().lm_head.weight.cpu(), shipped)
+    assert lab.tokenizer.chat_template == world.load_tokenizer().chat_template
 
 
 def test_prompts_and_demonstrations_come_from_the_split_and_the_seed(lab: Lab) -> None:
