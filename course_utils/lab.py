@@ -97,7 +97,7 @@ class Lab:
 
     def prompts(self, split: str = "train", n: int | None = None, **options: Any) -> list[str]:
         """`n` prompts (None: all) as text, "train" or "heldout"; options of `world.prompts`."""
-        self._require_world(self.tier.prompt_data, "prompts")
+        self.require_world(self.tier.prompt_data, "prompts")
         from course_utils import world
 
         drawn = world.prompts(split=split, n=n, seed=self.seed, **options)
@@ -112,7 +112,7 @@ class Lab:
 
     def demonstrations(self, split: str = "train", n: int | None = None) -> "Dataset":
         """Good answers to imitate, {prompt, completion}, conversational; None: the tier's n."""
-        self._require_world(self.tier.demonstration_data, "demonstrations")
+        self.require_world(self.tier.demonstration_data, "demonstrations")
         from course_utils.data import worldsets
 
         n = self.tier.demonstrations if n is None else n
@@ -137,7 +137,7 @@ class Lab:
             annotator: anything with `compare(prompt, a, b) -> 0 | 1`; None: the world's, unbiased.
             options: of `generate`.
         """
-        self._require_world(self.tier.preference_data, "preferences")
+        self.require_world(self.tier.preference_data, "preferences")
         if not models:
             raise CourseError('preferences need a model to answer: pass {"base": lab.base()}')
         from course_utils import world
@@ -164,7 +164,8 @@ class Lab:
         ]
         return worldsets.preferences(judged, annotator or world.Annotator(seed=self.seed))
 
-    def _require_world(self, source: str, what: str) -> None:
+    def require_world(self, source: str, what: str) -> None:
+        """Raises TierError where the tier's data is not the embedded world's."""
         if source != WORLD:
             raise TierError(
                 f"tier {self.tier.name} takes its {what} from {source} on the Hugging Face Hub, "

@@ -69,11 +69,17 @@ class Inputs:
         return self._split("preferences", "preference")
 
     def read_files(self) -> None:
-        """Reads the user's files, so that a fault in one shows before anything is trained.
+        """Looks at all data that the job needs, so that a fault shows before anything is trained.
 
-        Raises DataError naming file, row, column and fix.
+        Raises:
+            DataError: names file, row, column and fix. TierError: the tier's own data cannot be
+                loaded, and there is no file in its place.
         """
-        _ = self._prompt_file, self._demonstration_file, self._preference_file
+        _ = self._demonstration_file, self._preference_file, self.evaluation_prompts
+        if "sft" in self.job.stages:
+            _ = self.demonstrations
+        if {"rm", "dpo"} & set(self.job.stages) and self._preference_file is None:
+            self.lab.require_world(self.lab.tier.preference_data, "preferences")
 
     # ---- what the stages use -------------------------------------------------------------------
 

@@ -295,3 +295,13 @@ def test_a_faulty_file_is_named_before_anything_is_trained_or_moved(
         assert path.name in message
         assert [p.name for p in earlier.iterdir()] == ["run.json"]
     assert "row 1" in message
+
+
+def test_a_tier_whose_data_cannot_be_loaded_says_so_before_its_model_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("course_utils.models.load_policy", lambda *_: pytest.fail("downloads"))
+    message = fails(capsys, "--tier", "small", "--out", tmp_path / "x")
+    assert "alpaca" in message
+    assert "your own file" in message
+    assert not (tmp_path / "x").exists()
