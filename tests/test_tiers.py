@@ -128,7 +128,11 @@ def test_fast_changes_how_long_but_not_how() -> None:
             sft=dataclasses.replace(fast.sft, steps=tier.sft.steps),
             reward=dataclasses.replace(fast.reward, steps=tier.reward.steps),
             dpo=dataclasses.replace(fast.dpo, steps=tier.dpo.steps),
-            ppo=dataclasses.replace(fast.ppo, iterations=tier.ppo.iterations),
+            ppo=dataclasses.replace(
+                fast.ppo,
+                iterations=tier.ppo.iterations,
+                low_beta_iterations=tier.ppo.low_beta_iterations,
+            ),
         )
         assert same == tier  # models, batch sizes, rates and lengths stay
     assert "COURSE_FAST" in choose_tier("tiny", machine(), {"COURSE_FAST": "1"}).reason
