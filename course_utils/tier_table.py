@@ -111,7 +111,7 @@ TIERS: dict[str, Tier] = {
             evaluation_prompts=256,
             sft=Stage(steps=150, batch_size=32, learning_rate=1e-3, max_length=128),
             reward=Stage(steps=100, batch_size=32, learning_rate=1e-3, max_length=128),
-            dpo=Stage(steps=100, batch_size=32, learning_rate=2e-4, max_length=128, beta=0.2),
+            dpo=Stage(steps=80, batch_size=32, learning_rate=2e-4, max_length=128, beta=0.2),
             ppo=PpoStage(
                 iterations=20,
                 rollouts=96,
@@ -122,7 +122,7 @@ TIERS: dict[str, Tier] = {
                 max_prompt=48,
                 max_new_tokens=48,
                 low_beta=0.0,
-                low_beta_iterations=30,
+                low_beta_iterations=28,
                 low_beta_learning_rate=2.5e-4,
             ),
             annotator_temperature=0.3,

@@ -130,7 +130,8 @@ class Inputs:
             for path, split, size in zip(
                 paths, ("train", "heldout"), (n, max(8, n // 8)), strict=True
             ):
-                _write_rows(path, self.lab.preferences(models, size, split, annotator))
+                rows = self.lab.preferences(models, size, split, annotator, batch_size=256)
+                _write_rows(path, rows)
         train, held = (data.load_file(path, "preference")[0] for path in paths)
         return train, held
 
@@ -159,7 +160,7 @@ class Inputs:
             return None
         from course_utils.world import plain_corpus
 
-        return plain_corpus(200, seed=1_000 + self.job.seed)
+        return plain_corpus(100, seed=1_000 + self.job.seed)
 
 
 def _write_rows(path: Path, rows: "Dataset") -> None:

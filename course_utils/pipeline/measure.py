@@ -97,6 +97,7 @@ def _evaluate(pipeline: Pipeline, key: str, cost: CostMeter) -> Evaluation:
         reference=pipeline.start,
         max_new_tokens=pipeline.lab.tier.ppo.max_new_tokens,
         seed=pipeline.job.seed,
+        batch_size=pipeline.lab.tier.evaluation_prompts,
     )
     tokens = sum(c.tokens for c in found.completions)
     cost.generated_tokens += tokens

@@ -23,7 +23,7 @@ from course_utils.training.ppo import PPOConfig, PPOTrainer, per_answer
 from course_utils.training.reward_model import RewardModel
 from course_utils.training.run import RunLog
 
-HELD_OUT_POINTS = 10  # measurements on held-out prompts along a PPO run, denser at its start
+HELD_OUT_POINTS = 8  # measurements on held-out prompts along a PPO run, denser at its start
 NORMALISE_ON = 400  # SFT answers that the reward model's mean and std are taken from
 LABELS = {
     "base": "Base",
@@ -269,6 +269,7 @@ class Pipeline:
             reference=self.start,
             max_new_tokens=self.lab.tier.ppo.max_new_tokens,
             seed=self.job.seed,
+            batch_size=self.lab.tier.evaluation_prompts,
         )
         example = found.completions[0]
         return {
