@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from course_utils.objectives.likelihood import token_logprobs
 
 _KL = ("k1", "k3", "exact")
 _LOGITS = 1 << 24  # logits held at once per model (64 MB in float32)
+_ROWS = 64  # answers of like length scored in one forward pass
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,36 @@ def question(prompt: Any) -> str:
     return text_of(prompt_of(prompt), "user")
 
 
+def _by_length(drawn: Sampled) -> Iterator[tuple[Tensor, Sampled]]:
+    """(row numbers, those rows without padding that none of them needs), shortest answers first."""
+    for rows in drawn.lengths.argsort().split(_ROWS):
+        longest = int(drawn.lengths[rows].max())
+        first = int(drawn.prompt_mask[rows].any(dim=0).int().argmax())
+        yield (
+            rows,
+            replace(
+                drawn,
+                prompt_ids=drawn.prompt_ids[rows, first:],
+                prompt_mask=drawn.prompt_mask[rows, first:],
+                completion_ids=drawn.completion_ids[rows, :longest],
+                completion_mask=drawn.completion_mask[rows, :longest],
+            ),
+        )
+
+
 def _sequence_kl(
     policy: Any, reference: Any, drawn: Sampled, temperature: float
 ) -> dict[str, Tensor]:
     """k1, k3 and exact KL of each sampled answer, (B,) nats, one forward pass each."""
+    found: dict[str, Tensor] = {}
+    for rows, part in _by_length(drawn):
+        for name, values in _part_kl(policy, reference, part, temperature).items():
+            whole = found.setdefault(name, values.new_zeros(len(drawn.lengths)))
+            whole[rows] = values
+    return found
+
+
+def _part_kl(policy: Any, reference: Any, drawn: Sampled, temperature: float) -> dict[str, Tensor]:
     real = drawn.completion_mask  # (B, C)
     start = drawn.prompt_ids.shape[1]
     hidden = []
