@@ -188,7 +188,8 @@ MUTANTS: list[tuple[int, str, str, str, str]] = [
     ),
 ]
 TESTS = (
-    *("tests/ppo/test_ppo_points.py", "tests/ppo/test_ppo_adapters.py"),
+    *("tests/ppo/test_ppo_points.py", "tests/ppo/test_ppo_update.py"),
+    "tests/ppo/test_ppo_adapters.py",
     *("tests/test_generation.py", "tests/objectives"),
 )
 

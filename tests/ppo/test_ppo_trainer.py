@@ -1,6 +1,8 @@
 """The loop: learning, the log, killing and resuming, precisions, running out of memory."""
 
 import os
+import runpy
+import signal
 import subprocess
 import sys
 import textwrap
@@ -192,26 +194,29 @@ SCRIPT = """
 """
 
 
-def run_script(tmp_path: Path, name: str, kill_at: int = 0) -> subprocess.CompletedProcess:
+def test_a_killed_run_continues_bit_for_bit(tmp_path, monkeypatch, capsys) -> None:
+    """SIGKILL in step 4 (the checkpoint is of step 2): the same rows, rollouts and weights."""
     script = tmp_path / "run.py"
     script.write_text(textwrap.dedent(SCRIPT))
     tests = Path(__file__).resolve().parent.parent
-    command = [sys.executable, str(script), str(tests), str(tmp_path / name), str(kill_at)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
 
+    def arguments(name: str, kill_at: int = 0) -> list[str]:
+        return [str(script), str(tests), str(tmp_path / name), str(kill_at)]
 
-def test_a_killed_run_continues_bit_for_bit(tmp_path) -> None:
-    """SIGKILL in step 4 (the checkpoint is of step 2): the same rows, rollouts and weights."""
-    straight = run_script(tmp_path, "straight")
-    assert straight.returncode == 0, straight.stderr
-    killed = run_script(tmp_path, "killed", kill_at=4)
-    assert killed.returncode == -9
+    def here(name: str) -> str:
+        monkeypatch.setattr(sys, "argv", arguments(name))
+        runpy.run_path(str(script))
+        return capsys.readouterr().out
+
+    straight = here("straight")
+    threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    command = [sys.executable, *arguments("killed", kill_at=4)]
+    killed = subprocess.run(command, capture_output=True, text=True, env=threads, timeout=240)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert [row["step"] for row in RunLog.open(tmp_path / "killed").rows] == [1, 2, 3]
-    resumed = run_script(tmp_path, "killed")
-    assert resumed.returncode == 0, resumed.stderr
-    assert "resumed at 2" in resumed.stdout
-    assert resumed.stdout.split("hash")[1] == straight.stdout.split("hash")[1]
+    resumed = here("killed")
+    assert "resumed at 2" in resumed
+    assert resumed.split("hash")[1] == straight.split("hash")[1]
     a, b = (RunLog.open(tmp_path / name) for name in ("straight", "killed"))
     assert comparable(a.rows) == comparable(b.rows)
     assert len({row["beta"] for row in a.rows}) == 6  # the controller's state mattered
