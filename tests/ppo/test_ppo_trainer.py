@@ -190,7 +190,8 @@ SCRIPT = """
     trainer = PPOTrainer(policy, reward, tokenizer, here.PROMPTS, config, log=log)
     print("resumed at", trainer.resume())
     trainer.train(progress=False)
-    print("hash", sum(float(p.detach().double().abs().sum()) for p in trainer.actor.parameters()).hex())
+    total = sum(float(p.detach().double().abs().sum()) for p in trainer.actor.parameters())
+    print("hash", total.hex())
 """
 
 
