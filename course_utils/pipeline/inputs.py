@@ -144,7 +144,8 @@ class Inputs:
             return None
         from course_utils.world import find
 
-        unknown = [p for p in (*self.prompts, *self.evaluation_prompts) if find(p) is None]
+        asked = dict.fromkeys([*self.prompts, *self.evaluation_prompts])  # each once
+        unknown = [p for p in asked if find(p) is None]
         if unknown:
             self.notes.append(
                 f"The world does not know {len(unknown)} of your prompts (such as "

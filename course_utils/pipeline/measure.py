@@ -7,7 +7,6 @@ from course_utils.evaluation import (
     CostMeter,
     Evaluation,
     calibration,
-    evaluate_policy,
     forgetting,
     perplexity,
     reward_model_accuracy,
@@ -88,17 +87,7 @@ def _logs(pipeline: Pipeline) -> dict[str, Any]:
 
 def _evaluate(pipeline: Pipeline, key: str, cost: CostMeter) -> Evaluation:
     model = pipeline.models[key]
-    found = evaluate_policy(
-        model,
-        pipeline.lab.tokenizer,
-        pipeline.inputs.evaluation_prompts,
-        gold=pipeline.inputs.gold,
-        reward=pipeline.reward,
-        reference=pipeline.start,
-        max_new_tokens=pipeline.lab.tier.ppo.max_new_tokens,
-        seed=pipeline.job.seed,
-        batch_size=pipeline.lab.tier.evaluation_prompts,
-    )
+    found = pipeline.evaluate(model)
     tokens = sum(c.tokens for c in found.completions)
     cost.generated_tokens += tokens
     cost.flops += forward_flops(matmul_parameters(model), 2 * tokens)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from course_utils.errors import CourseError
-from course_utils.evaluation import CostMeter, evaluate_policy
+from course_utils.evaluation import CostMeter, Evaluation, evaluate_policy
 from course_utils.evaluation.costs import forward_flops, matmul_parameters, training_flops
 from course_utils.files import atomic_dir, write_atomic
 from course_utils.lab import Lab, seed_everything
@@ -222,13 +222,13 @@ class Pipeline:
             )
             if self.job.resume:
                 trainer.resume()
-            self._train_ppo(trainer, key, reward)
+            self._train_ppo(trainer, key)
             self._ppo_costs(trainer, reward, cost)
             return policy
 
         self._policy_stage(key, config, train)
 
-    def _train_ppo(self, trainer: PPOTrainer, key: str, reward: RewardModel) -> None:
+    def _train_ppo(self, trainer: PPOTrainer, key: str) -> None:
         """Trains, and every few steps measures the policy on held-out prompts."""
         from tqdm.auto import tqdm
 
@@ -240,7 +240,7 @@ class Pipeline:
         def measure() -> None:
             due = trainer.steps_done in due_at or trainer.finished
             if due and trainer.steps_done not in {row["step"] for row in measured.read()}:
-                measured.append([self._measure(trainer.steps_done, trainer.policy, reward)])
+                measured.append([self._measure(trainer.steps_done, trainer.policy)])
 
         measure()
         with tqdm(
@@ -259,18 +259,22 @@ class Pipeline:
                 bar.update(1)
                 measure()
 
-    def _measure(self, step: int, policy: Any, reward: RewardModel) -> dict[str, Any]:
-        found = evaluate_policy(
-            policy,
+    def evaluate(self, model: Any) -> Evaluation:
+        """A model on the evaluation prompts, as every model of the run is measured."""
+        return evaluate_policy(
+            model,
             self.lab.tokenizer,
             self.inputs.evaluation_prompts,
             gold=self.inputs.gold,
-            reward=reward,
+            reward=self.reward,
             reference=self.start,
             max_new_tokens=self.lab.tier.ppo.max_new_tokens,
             seed=self.job.seed,
             batch_size=self.lab.tier.evaluation_prompts,
         )
+
+    def _measure(self, step: int, policy: Any) -> dict[str, Any]:
+        found = self.evaluate(policy)
         example = found.completions[0]
         return {
             "step": step,
