@@ -52,7 +52,7 @@ class _WithPrefix:
         if self.cache is not None:
             keys, values = self.cache.update(keys, values, *rest)  # (B, H, K, d_h)
         joined = [
-            torch.cat([before.to(text.dtype).expand(len(text), -1, -1, -1), text], dim=2)
+            torch.cat([before.to(text).expand(len(text), -1, -1, -1), text], dim=2)
             for before, text in zip(self.prefix, (keys, values), strict=True)
         ]
         return joined[0], joined[1]  # (B, H, N + K, d_h)
@@ -68,12 +68,10 @@ class Prefix(nn.Module):
 
     Args:
         shape: (L, H, N, d_h): layers, key-value heads, virtual tokens, features per head.
-        size: D, the embedding's width, and hidden: the network's; both for the MLP only.
+        hidden: width of the network in the middle; its input is H·d_h wide (as PEFT's).
     """
 
-    def __init__(
-        self, shape: tuple[int, int, int, int], size: int = 0, hidden: int | None = None
-    ) -> None:
+    def __init__(self, shape: tuple[int, int, int, int], hidden: int | None = None) -> None:
         super().__init__()
         self.shape = shape
         self.hidden = hidden
@@ -82,8 +80,8 @@ class Prefix(nn.Module):
             self.keys = nn.Parameter(0.02 * torch.randn(shape))
             self.values = nn.Parameter(0.02 * torch.randn(shape))
         else:
-            self.embedding = nn.Parameter(torch.randn(length, size))  # (N, D)
-            self.inner = nn.Linear(size, hidden)
+            self.embedding = nn.Parameter(torch.randn(length, heads * width))  # (N, H·d_h)
+            self.inner = nn.Linear(heads * width, hidden)
             self.outer = nn.Linear(hidden, layers * 2 * heads * width)
 
     @property
@@ -117,15 +115,12 @@ class Prefix(nn.Module):
         """Before an attention module runs: the prefix in front, and a mask that shows it."""
         inputs = inputs_by_name(attention, args, kwargs)
         cache, mask = inputs.get("past_key_values"), inputs.get("attention_mask")
-        tokens, index = inputs["hidden_states"].shape[1], attention.layer_idx
+        hidden, index = inputs["hidden_states"], attention.layer_idx  # (B, T, D)
+        tokens = hidden.shape[1]
         in_sight = tokens if cache is None else cache.get_mask_sizes(tokens, index)[0]  # K
         inputs["past_key_values"] = _WithPrefix(cache, *self.layer(index))
-        inputs["attention_mask"] = _widened(mask, tokens, in_sight, self.length, self.device)
+        inputs["attention_mask"] = _widened(mask, tokens, in_sight, self.length, hidden.device)
         return (), inputs
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.parameters()).device
 
 
 def _widened(
@@ -190,7 +185,7 @@ def apply_prefix_tuning(
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     shape = (len(attentions), heads, length, attentions[0].head_dim)
     dtype = torch.float64 if embedding.dtype == torch.float64 else torch.float32
-    prefix = Prefix(shape, embedding.shape[1], hidden).to(embedding.device, dtype)
+    prefix = Prefix(shape, hidden).to(embedding.device, dtype)
     if start_from is not None:
         with torch.no_grad():
             prefix.keys.copy_(start_from[0])

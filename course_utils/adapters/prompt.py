@@ -47,7 +47,7 @@ class SoftPrompt(nn.Module):
             embeds = decoder.get_input_embeddings()(ids)  # (B, T, D)
         batch, self.tokens = embeds.shape[:2]
         mask, cache = inputs.get("attention_mask"), inputs.get("past_key_values")
-        _check_plain(mask, inputs.get("token_type_ids"))
+        _check_plain(inputs)
         cached = 0 if cache is None else cache.get_seq_length()  # N + text, or 0 at the start
         past = max(cached - length, 0)
         positions = text_positions(decoder, inputs, batch, self.tokens, past, length)
@@ -135,8 +135,14 @@ def _make_room(cache: Any, length: int) -> None:
             layer.length += length
 
 
-def _check_plain(mask: Any, token_types: Any) -> None:
+def _check_plain(inputs: dict[str, Any]) -> None:
+    mask, positions = inputs.get("attention_mask"), inputs.get("position_ids")
     if mask is not None and not (isinstance(mask, Tensor) and mask.dim() == 2):
         raise CourseError("prompt tuning needs a (B, T) attention mask of ones and zeros, or none")
-    if token_types is not None:
+    if inputs.get("token_type_ids") is not None:
         raise CourseError("prompt tuning does not support token_type_ids; leave them out")
+    if mask is None and positions is not None and bool((positions.diff(dim=-1) < 0).any()):
+        raise CourseError(
+            "several texts are packed into a row (the positions start again): all but the first "
+            "could not see the soft prompt; turn packing off, or use prefix tuning"
+        )

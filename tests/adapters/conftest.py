@@ -69,9 +69,7 @@ def snapshot(model: Any) -> dict[str, Any]:
         "modules": {name: id(module) for name, module in model.named_modules()},
         "values": {name: p.detach().clone() for name, p in model.named_parameters()},
         "flags": {name: p.requires_grad for name, p in model.named_parameters()},
-        "hooks": sum(
-            len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()
-        ),
+        "hooks": sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()),
     }
 
 

@@ -163,9 +163,7 @@ def test_eager_attention_equals_sdpa(tuned: Any, text: Any, tools: Any) -> None:
     torch.testing.assert_close(plain, fused, rtol=1e-4, atol=2e-5)
 
 
-def test_gradient_checkpointing_gives_the_same_gradients(
-    tuned: Any, text: Any, tools: Any
-) -> None:
+def test_gradient_checkpointing_gives_the_same_gradients(tuned: Any, text: Any, tools: Any) -> None:
     def grads() -> dict[str, torch.Tensor]:
         return tools.gradients(tuned, tuned(text, labels=text, use_cache=False).loss)
 
