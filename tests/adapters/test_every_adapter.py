@@ -194,6 +194,7 @@ def test_remove_restores_bitwise(model: Any, kind: str, text: Any, tools: Any) -
     assert (model(text).logits - logits).abs().max() > 0.01
     assert remove(model) is model
     tools.assert_restored(model, before)
+    assert all(parameter.grad is None for parameter in model.parameters())
     assert torch.equal(model(text).logits, logits)
     apply(model)  # and it can be put on again
     remove(model)
