@@ -4,13 +4,16 @@ Reached as `course_utils.models.load_policy`.
 """
 
 import logging
+import tempfile
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
+from course_utils import qlora
 from course_utils.errors import CourseError
-from course_utils.tiers import TIERS, WORLD, Tier, TierChoice, choose_tier
+from course_utils.tiers import TIERS, WORLD, Precision, Tier, TierChoice, choose_tier
 
 logger = logging.getLogger(__name__)
 
@@ -27,67 +30,78 @@ CHATML = (
 )
 
 
-def load_policy(source: str | Tier | TierChoice, device: str | None = None) -> tuple[Any, Any]:
+def load_policy(
+    source: str | Tier | TierChoice, device: str | None = None, quantization: str | None = None
+) -> tuple[Any, Any]:
     """(model, tokenizer), ready to be sampled from and trained: fp32, evaluation mode, no dropout.
 
     Args:
         source: a tier's name, a Tier or TierChoice, a Hub id ("HuggingFaceTB/SmolLM2-135M") or a
             directory with a saved model. The tier "tiny" is the embedded world's base model and
             needs neither network nor cache.
-        device: where to put the model; None: the tier choice's, else the CPU.
+        device: where to put the model; None: the tier choice's, else the CPU (in 4 bits: a GPU).
+        quantization: "nf4" or "fp4" loads the linear maps in 4 bits; train through a LoRA, which
+            `course_utils.qlora.prepare` adds. None: a quantized tier's is "nf4".
     Raises: CourseError for an unknown id, no network, pickled weights, a missing chat template.
     """
+    precision = None
     if isinstance(source, str) and source.strip().lower() in TIERS:
         source = choose_tier(source)
     if isinstance(source, TierChoice):
-        device = device or source.device
+        device, precision = device or source.device, source.precision
         source = source.tier
-    name, quantized = (
-        (source.policy, source.quantized) if isinstance(source, Tier) else (source, False)
-    )
-    if name == WORLD:
+    if isinstance(source, Tier):
+        quantization = quantization or ("nf4" if source.quantized else None)
+    name = source.policy if isinstance(source, Tier) else source
+    if quantization is not None:
+        qlora.check_format(quantization)
+        model, tokenizer = _in_four_bits(name, quantization, device, precision)
+    elif name == WORLD:
         from course_utils import world
 
         model, tokenizer = world.load_base_model(), world.load_tokenizer()
     else:
-        model, tokenizer = _from_hub(name, quantized)
+        model, tokenizer = _from_hub(name, lambda: {"dtype": torch.float32})
     add_chat_template(tokenizer, name)
     disable_dropout(model)
-    if device is not None and not quantized:
+    if device is not None and quantization is None:
         model = model.to(device)
     return model.eval(), tokenizer
 
 
-def _from_hub(name: str, quantized: bool) -> tuple[Any, Any]:
+def _from_hub(name: str, options: Callable[[], dict[str, Any]]) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    options: dict[str, Any] = {"dtype": torch.float32}
-    if quantized:
-        options = {
-            "dtype": torch.bfloat16,
-            "quantization_config": _four_bit(),
-            "device_map": "auto",
-        }
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
-            name, trust_remote_code=False, use_safetensors=True, **options
+            name, trust_remote_code=False, use_safetensors=True, **options()
         )
     except (OSError, ValueError, ImportError) as error:
         raise CourseError(_why_not(name, error)) from error
     return model, tokenizer
 
 
-def _four_bit() -> Any:
-    """NF4 with double quantization and bf16 arithmetic: QLoRA's recipe (Dettmers et al. 2023)."""
-    from transformers import BitsAndBytesConfig
+def _in_four_bits(
+    name: str, quantization: str, device: str | None, precision: Precision | None
+) -> tuple[Any, Any]:
+    """The same in 4 bits; the world's model is written to a folder first, as bitsandbytes rounds
+    the weights while they are loaded."""
+    with tempfile.TemporaryDirectory(prefix="course-") as folder:
+        place = name
+        if name == WORLD:
+            from course_utils import world
 
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-    )
+            place = folder
+            world.load_base_model().save_pretrained(folder)
+            world.load_tokenizer().save_pretrained(folder)
+        model, tokenizer = _from_hub(
+            place, lambda: qlora.four_bit_options(quantization, device, precision)
+        )
+    if name == WORLD:  # as when it is loaded in fp32; PEFT would look for the folder later
+        model.name_or_path = model.config._name_or_path = tokenizer.name_or_path = ""
+    qlora.guard_cpu(model)
+    return model, tokenizer
 
 
 def _why_not(name: str, error: Exception) -> str:
@@ -95,7 +109,7 @@ def _why_not(name: str, error: Exception) -> str:
     said = str(error).strip() or type(error).__name__
     chain = f"{said} {error.__cause__!r} {error.__context__!r}".lower()
     if "bitsandbytes" in chain:
-        fix = "4-bit loading needs bitsandbytes and a GPU: pip install 'course_utils[gpu]'"
+        fix = "4-bit weights need bitsandbytes: pip install 'course_utils[gpu]'"
     elif "gated" in chain or "401 client" in chain or "403 client" in chain:
         fix = "it is gated: accept its terms on its Hub page and log in with `hf auth login`"
     elif "offline" in chain or "connect" in chain or "cached" in chain:

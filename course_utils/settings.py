@@ -28,6 +28,7 @@ class Settings:
             "learning_rate": stage.learning_rate,
             "max_length": stage.max_length,
             "precision": self._choice.precision,
+            "optimizer": "paged_adamw_8bit" if self._choice.tier.quantized else None,
             "seed": self._seed,
         }
 

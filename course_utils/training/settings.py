@@ -1,12 +1,13 @@
 """What SFT, reward-model and DPO training have in common in their settings. No torch."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from course_utils.errors import CourseError
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Schedule = Literal["constant", "linear", "cosine"]
+Optimizer = Literal["adamw_torch_fused", "adamw_bnb_8bit", "paged_adamw_8bit", "paged_adamw_32bit"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,7 @@ class TrainSettings:
     warmup: float = 0.05  # share of the steps over which the learning rate rises from 0, [0, 1]
     schedule: Schedule = "linear"  # after the warm-up: down to 0 in a line or a cosine, or constant
     weight_decay: float = 0.0  # AdamW's, 1/step relative to the learning rate, >= 0
+    optimizer: Optimizer | None = None  # transformers' name; None: AdamW in fp32. QLoRA's is paged
     max_grad_norm: float = 1.0  # the gradient is scaled down to this norm, > 0
     max_length: int = 256  # tokens of prompt + answer, >= 2; what happens beyond: see each trainer
     group_by_length: bool = True  # batches of similar length: less padding, still shuffled
@@ -46,6 +48,10 @@ class TrainSettings:
             self.schedule in ("constant", "linear", "cosine"),
             "schedule",
             '"constant", "linear" or "cosine"',
+        )
+        known = get_args(Optimizer)
+        self.require(
+            self.optimizer is None or self.optimizer in known, "optimizer", " or ".join(known)
         )
         if self.steps is not None and self.epochs is not None:
             raise CourseError(

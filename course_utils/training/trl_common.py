@@ -68,7 +68,7 @@ def common_arguments(
         "warmup_steps": round(settings.warmup * steps),
         "weight_decay": settings.weight_decay,
         "max_grad_norm": settings.max_grad_norm,
-        "optim": "adamw_torch_fused",
+        "optim": settings.optimizer or "adamw_torch_fused",
         "seed": settings.seed,
         "bf16": settings.precision == "bf16",
         "fp16": settings.precision == "fp16",

@@ -168,7 +168,13 @@ class RunTrainer:
     def __init__(self, *args: Any, course: Course, **kwargs: Any) -> None:
         self.course = course
         self.run_callback = RunCallback(course)
+        # TRL rounds the adapters of a 4-bit model to bf16, also on a T4 or a CPU: take that back
+        model = kwargs["model"]
+        before = [(p, p.data) for p in model.parameters() if p.requires_grad]
         super().__init__(*args, callbacks=[self.run_callback], **kwargs)  # type: ignore[call-arg]
+        for parameter, data in before:
+            if parameter.dtype != data.dtype:
+                parameter.data = data.to(parameter.device)
         from transformers import PrinterCallback
 
         self.remove_callback(PrinterCallback)  # type: ignore[attr-defined]
