@@ -264,3 +264,22 @@ def test_policies_that_cannot_be_trained_are_refused(make_trainer, policy) -> No
 def test_a_critic_from_the_reward_model_needs_one(make_trainer) -> None:
     with pytest.raises(CourseError, match="the reward is a function"):
         make_trainer(critic="reward")
+
+
+def test_activations_written_as_many_operations_become_one_kernel(tiny_tokenizer) -> None:
+    """GPT-2's GELU is the same function to rounding, and the user's own classes stay."""
+    import copy
+
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from course_utils.models import fuse_activations
+
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=50, n_embd=16, n_layer=2, n_head=2, n_positions=32)
+    ).eval()
+    fused = copy.deepcopy(model)
+    assert fuse_activations(fused) == 2
+    assert fuse_activations(fused) == 0
+    ids = torch.arange(20).unsqueeze(0)
+    assert torch.allclose(model(ids).logits, fused(ids).logits, atol=1e-6)
+    assert fused.state_dict().keys() == model.state_dict().keys()

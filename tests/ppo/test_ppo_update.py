@@ -241,7 +241,7 @@ def test_sequences_hold_each_row_without_its_padding(make_trainer, tiny_tokenize
     trainer = make_trainer()
     tokens = trainer.prompts.tokens
     sampled = sample_answers(
-        trainer.actor, tiny_tokenizer, tokens, trainer.config, trainer.generator
+        trainer.actor, tiny_tokenizer, tokens, trainer.config, trainer.generator, trainer.processes
     )
     s = Sequences.of(sampled)
     predicted = s.ids.flatten()[s.where + 1]

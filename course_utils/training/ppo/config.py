@@ -37,6 +37,7 @@ class PPOConfig:
     max_grad_norm: float = 1.0  # > 0, L2 norm over policy and value head together
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the autocast; the weights stay fp32
     checkpoint_activations: bool = False  # recompute activations: less memory, a third slower
+    sharded: bool = False  # FSDP2: weights, gradients and Adam's states shared out among processes
 
     # ---- staying near the reference ----
     beta: float = 0.02  # β >= 0, reward units per nat: KL penalty (the start value if kl_target)

@@ -86,12 +86,81 @@ class Ensemble:
     def __call__(self, prompts: list[str], completions: list[str]) -> list[float]:
         """On text alone, for use outside of a trainer."""
         rows = [
-            checked_scores(r, prompts, completions, _name(r, i)) for i, r in enumerate(self.rewards)
+            checked_scores(r, prompts, completions, reward_name(r, i))
+            for i, r in enumerate(self.rewards)
         ]
         return self.join(torch.tensor(rows, dtype=torch.float64)).tolist()
 
 
-def _name(reward: Any, number: int | None = None) -> str:
+def word_count(text: str) -> int:
+    """Length of an answer where no tokenizer is at hand."""
+    return len(text.split())
+
+
+class LengthControlled:
+    """score - slope · (length - mean length): the reward without what length alone explains.
+
+    Annotators like long answers, reward models learn it, and PPO then writes long ones (Singhal et
+    al. 2023). `fit` finds the slope by least squares on answers of the starting policy; in PPO the
+    answers' lengths then drift away from there, and what they would gain by that is taken off.
+
+    Args:
+        reward: any reward. slope: reward units per unit of length. mean: the length that costs
+            nothing. length: text -> number, by default its words.
+    """
+
+    def __init__(
+        self,
+        reward: Any,
+        slope: float,
+        mean: float,
+        length: Callable[[str], float] = word_count,
+    ) -> None:
+        if not callable(reward):
+            raise CourseError(f"the reward is a {type(reward).__name__}, which cannot be called")
+        for name, value in (("slope", slope), ("mean", mean)):
+            if not math.isfinite(value):
+                raise CourseError(f"{name} must be a finite number, got {value!r}")
+        self.reward, self.slope, self.mean, self.length = reward, slope, mean, length
+        self.__name__ = f"length-controlled {reward_name(reward)}"
+
+    @classmethod
+    def fit(
+        cls,
+        reward: Any,
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        length: Callable[[str], float] = word_count,
+    ) -> "LengthControlled":
+        """The slope of score on length over these answers; several hundred are advisable.
+
+        Raises: CourseError for fewer than two answers, or answers of one length only.
+        """
+        if not len(prompts) == len(completions) >= 2:
+            raise CourseError(
+                "the slope needs at least two answers and a prompt for each, got "
+                f"{len(prompts)} prompts and {len(completions)} answers"
+            )
+        scores = checked_scores(reward, list(prompts), list(completions), reward_name(reward))
+        lengths = torch.tensor([float(length(text)) for text in completions], dtype=torch.float64)
+        spread = lengths - lengths.mean()
+        if not bool((spread != 0).any()):
+            raise CourseError(
+                f"all {len(lengths)} answers have the same length, {lengths[0]:g}: no slope can be "
+                "measured; sample at a temperature above 0"
+            )
+        slope = (spread @ torch.tensor(scores, dtype=torch.float64)) / (spread @ spread)
+        return cls(reward, float(slope), float(lengths.mean()), length)
+
+    def __call__(self, prompts: list[str], completions: list[str]) -> list[float]:
+        scores = checked_scores(self.reward, prompts, completions, reward_name(self.reward))
+        return [
+            score - self.slope * (self.length(text) - self.mean)
+            for score, text in zip(scores, completions, strict=True)
+        ]
+
+
+def reward_name(reward: Any, number: int | None = None) -> str:
     name = getattr(reward, "__name__", type(reward).__name__)
     return name if number is None else f"{name} (number {number} of the ensemble)"
 
@@ -171,12 +240,12 @@ class Scorer:
         self._tail: list[int] = tail or []
         self._by_tokens = [tail is not None and _reads_tokens(m, tokenizer) for m in members]
 
-    def __call__(self, answers: Answers) -> tuple[Tensor, float | None]:
-        """Scores (B,), and for an ensemble the members' mean standard deviation."""
+    def __call__(self, answers: Answers) -> tuple[Tensor, Tensor | None]:
+        """Scores (B,), and for an ensemble the standard deviation over its members (B,)."""
         many = isinstance(self.reward, Ensemble)
         rows = []
         for number, member in enumerate(self.members):
-            name = _name(member, number if many else None)
+            name = reward_name(member, number if many else None)
             if self._by_tokens[number]:
                 rows.append(
                     _numbers(
@@ -190,8 +259,9 @@ class Scorer:
                 rows.append(checked_scores(member, answers.prompts, answers.completions, name))
         scores = torch.tensor(rows, dtype=torch.float64)  # (M, B)
         joined = self.reward.join(scores) if many else scores[0]
-        disagreement = scores.std(dim=0, unbiased=False).mean().item() if many else None
-        return joined.float().to(answers.sequences.ids.device), disagreement
+        device = answers.sequences.ids.device
+        disagreement = scores.std(dim=0, unbiased=False).float().to(device) if many else None
+        return joined.float().to(device), disagreement
 
     def _score_tokens(self, model: Any, answers: Answers) -> Tensor:
         """A reward model on token rows. It was trained on answers that end, so cut ones get an EOS

@@ -10,6 +10,7 @@ from torch import Tensor
 from course_utils.errors import CourseError, DataError
 from course_utils.generation import (
     Prompt,
+    Sampled,
     completion_texts,
     pad_left,
     padding_id,
@@ -20,11 +21,11 @@ from course_utils.generation import (
 from course_utils.models import PolicyWithValue, Reference, chosen_hidden, parts_of
 from course_utils.objectives import token_logprobs
 from course_utils.training.ppo.config import PPOConfig
-from course_utils.training.ppo.rewards import Answers, Scorer
+from course_utils.training.ppo.processes import Processes
+from course_utils.training.ppo.rewards import Answers, Scorer, checked_scores
 from course_utils.training.ppo.sequences import (
     Sequences,
     autocast,
-    by_length,
     in_groups,
     micro_batches,
 )
@@ -179,37 +180,49 @@ def sample_answers(
     prompt_ids: Sequence[Sequence[int]],
     config: PPOConfig,
     generator: torch.Generator,
-) -> Any:
-    """Samples one answer per prompt, capturing log-probabilities, entropies and (shared) values."""
+    processes: Processes,
+) -> Sampled:
+    """Samples one answer per prompt, capturing log-probabilities, entropies and (shared) values.
+
+    Of several processes each samples its share of the prompts, with its share of the random numbers
+    that one process would draw, and gets the answers of all.
+    """
     device = actor.policy.device
     batch = pad_left(prompt_ids, padding_id(tokenizer)).to(device)
+    size = (len(prompt_ids), config.max_new_tokens)
+    uniforms = torch.rand(size, generator=generator, dtype=torch.float64)
     with autocast(device, config.precision):
-        return sample(
+        sampled = sample(
             actor.policy,
-            batch.input_ids,
-            batch.attention_mask,
+            processes.share(batch.input_ids),
+            processes.share(batch.attention_mask),
             max_new_tokens=config.max_new_tokens,
             eos_token_ids=stop_ids(tokenizer, actor.policy),
             pad_token_id=padding_id(tokenizer),
             temperature=config.temperature,
-            generator=generator,
+            uniforms=processes.share(uniforms),
             value_head=actor.values if actor.critic is None else None,
             with_entropy=True,
         )
+    found = {f.name: getattr(sampled, f.name) for f in dataclasses.fields(sampled)}
+    everyones = {n: processes.gather(rows) for n, rows in found.items() if rows is not None}
+    return dataclasses.replace(sampled, **everyones)
 
 
 def scoring_groups(
-    sequences: Sequences, minibatches: Sequence[Tensor], config: PPOConfig
+    sequences: Sequences, minibatches: Sequence[Tensor], config: PPOConfig, processes: Processes
 ) -> list[Tensor]:
-    """Row numbers that are scored together.
+    """Row numbers that are scored together, on this process.
 
     In half precision a matrix product depends a little on how many other rows there are. Scored in
     the very groups that the first epoch will use, the ratio (and the KL at the start) is exact.
     """
     if not config.recomputes:  # twice as many rows: without gradients they need half the memory
-        return list(by_length(sequences, 2 * config.micro_batch))
+        every = torch.arange(len(sequences), device=sequences.ids.device)
+        return list(micro_batches(sequences, processes.share(every), 2 * config.micro_batch))
     size = config.micro_batch
-    return [group for rows in minibatches for group in micro_batches(sequences, rows, size)]
+    shares = [processes.share(rows) for rows in minibatches]
+    return [group for rows in shares for group in micro_batches(sequences, rows, size)]
 
 
 def reference_logprobs(
@@ -267,33 +280,47 @@ def score_rollouts(
     sampled: Any,
     minibatches: Sequence[Tensor],
     config: PPOConfig,
+    processes: Processes,
+    gold: Any = None,
 ) -> Rollouts:
     """Everything about sampled answers that is known before the update."""
     sequences = Sequences.of(sampled)
-    groups = scoring_groups(sequences, minibatches, config)
+    groups = scoring_groups(sequences, minibatches, config, processes)
     logprobs, values, gap = sampled.logprobs, sampled.values, 0.0
     if config.recomputes or values is None:
-        again, values = policy_scores(actor, sequences, groups, config)
+        again, values = map(processes.sum, policy_scores(actor, sequences, groups, config))
         if config.recomputes:
             gap = float((again - logprobs).abs().max())
             logprobs = again
-    completions = completion_texts(tokenizer, sampled.completion_ids, sampled.completion_mask)
-    answers = Answers(prompts, completions, sequences, sampled.ended)
+    ref_logprobs = processes.sum(reference_logprobs(reference, sequences, groups, config))
+
+    # the reward sees this process's share of the answers
+    mine = processes.share(torch.arange(len(sequences), device=sequences.ids.device))
+    ended = sampled.ended[mine]
+    completions = completion_texts(
+        tokenizer, sampled.completion_ids[mine], sampled.completion_mask[mine]
+    )
+    answers = Answers(processes.share(prompts), completions, sequences.rows(mine), ended)
     scores, disagreement = scorer(answers)
+    known = None
+    if gold is not None:
+        known = checked_scores(gold, answers.prompts, completions, "gold")
+    last_values = None
+    if config.bootstrap_truncated:
+        last_values = processes.gather(values_after(actor, answers.sequences, ended))
     return Rollouts(
         prompts=prompts,
-        completions=completions,
+        completions=processes.gather_list(completions),
         sequences=sequences,
         mask=sampled.completion_mask,
         ended=sampled.ended,
         logprobs=logprobs,
-        ref_logprobs=reference_logprobs(reference, sequences, groups, config),
+        ref_logprobs=ref_logprobs,
         values=values,
-        scores=scores,
+        scores=processes.gather(scores),
         entropy=float(sampled.entropy[sampled.completion_mask].mean()),
         logprob_gap=gap,
-        disagreement=disagreement,
-        last_values=(
-            values_after(actor, sequences, sampled.ended) if config.bootstrap_truncated else None
-        ),
+        disagreement=None if disagreement is None else float(processes.gather(disagreement).mean()),
+        gold=None if known is None else processes.gather_list(known),
+        last_values=last_values,
     )

@@ -1,7 +1,8 @@
 """A trainer's whole state on disk: weights, optimizer, generators, position in the prompts, β."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -9,6 +10,7 @@ from torch import nn
 from course_utils.errors import CheckpointError
 from course_utils.models import is_peft, parts_of
 from course_utils.training.checkpoint import load_training_state, save_training_state
+from course_utils.training.ppo.processes import WholeState
 
 if TYPE_CHECKING:
     from course_utils.training.ppo.trainer import PPOTrainer
@@ -25,8 +27,21 @@ def _trained(trainer: "PPOTrainer") -> nn.Module:
     return view
 
 
-def save_state(trainer: "PPOTrainer", directory: Path) -> None:
-    """Fills a checkpoint's directory; call it through `PPOTrainer.save_checkpoint`."""
+def _parts(trainer: "PPOTrainer") -> tuple[dict[str, Any], dict[str, Any]]:
+    """Modules and optimizers to save, whole even if the processes hold shards of them."""
+    modules: dict[str, Any] = {"actor": _trained(trainer)}
+    if trainer.judge is not None:
+        modules["judge"] = trainer.judge
+    optimizers: dict[str, Any] = {"adam": trainer.updater.optimizer}
+    if trainer.processes.sharded:
+        modules = {name: WholeState(module) for name, module in modules.items()}
+        optimizers = {name: WholeState(optimizer) for name, optimizer in optimizers.items()}
+    return modules, optimizers
+
+
+def state_writer(trainer: "PPOTrainer") -> Callable[[Path], None]:
+    """Collects the trainer's state; the function returned fills a checkpoint's directory."""
+    modules, optimizers = _parts(trainer)
     extra = {
         "step": trainer.steps_done,
         "tokens": trainer.tokens,
@@ -36,26 +51,25 @@ def save_state(trainer: "PPOTrainer", directory: Path) -> None:
         "stop_reason": trainer.stop_reason,
         "micro_batch": trainer.updater.micro_batch,
         "scaler": trainer.updater.scaler.state_dict(),
+        "judged": trainer.judge.history if trainer.judge is not None else [],
         "reference": _fingerprint(trainer),
     }
-    save_training_state(
-        directory,
-        {"actor": _trained(trainer)},
-        {"adam": trainer.updater.optimizer},
-        extra,
-        {"sampling": trainer.generator},
-    )
+    generators = {"sampling": trainer.generator}
+    return lambda where: save_training_state(where, modules, optimizers, extra, generators)
 
 
 def load_state(trainer: "PPOTrainer", directory: Path) -> None:
     """Sets the trainer to a checkpoint. Raises CheckpointError when it is of another run."""
     reference = _fingerprint(trainer)
-    extra = load_training_state(
-        directory,
-        {"actor": _trained(trainer)},
-        {"adam": trainer.updater.optimizer},
-        {"sampling": trainer.generator},
-    )
+    if trainer.judge is not None:
+        trainer.judge.record(0, 0.0, trainer.policy)  # tensors to load into
+    modules, optimizers = _parts(trainer)
+    extra = load_training_state(directory, modules, optimizers, {"sampling": trainer.generator})
+    for part in (*modules.values(), *optimizers.values()):
+        if isinstance(part, WholeState):
+            part.put_back()
+    if trainer.judge is not None:
+        trainer.judge.history = [(int(step), float(value)) for step, value in extra["judged"]]
     if extra["prompts"] != len(trainer.prompts.prompts):
         raise CheckpointError(
             f"{directory} is of a run on {extra['prompts']} prompts, there are now "
@@ -78,7 +92,7 @@ def load_state(trainer: "PPOTrainer", directory: Path) -> None:
 def _fingerprint(trainer: "PPOTrainer") -> list[float]:
     """The reference's log-probabilities after a few tokens: tells one model from another."""
     ids = torch.arange(1, 9, device=trainer.policy.device).unsqueeze(0)
-    with trainer.reference.model() as model:
+    with trainer.processes.whole(), trainer.reference.model() as model:
         parts = parts_of(model)
         hidden = parts.trunk(input_ids=ids, use_cache=False).last_hidden_state[0, -1]
         return parts.logits(hidden).float().log_softmax(dim=-1)[:8].tolist()

@@ -16,20 +16,23 @@ from course_utils.models import (
     Reference,
     copy_model,
     disable_dropout,
+    fuse_activations,
     parts_of,
     unwrapped,
 )
 from course_utils.objectives import AdaptiveKL, FixedKL, explained_variance
 from course_utils.training.ppo.advantages import compute_advantages, sequence_kl
 from course_utils.training.ppo.config import PPOConfig
-from course_utils.training.ppo.rewards import Scorer, checked_scores
+from course_utils.training.ppo.judge import HeldOutJudge
+from course_utils.training.ppo.processes import Processes
+from course_utils.training.ppo.rewards import Scorer
 from course_utils.training.ppo.rollout import (
     PromptStream,
     Rollouts,
     sample_answers,
     score_rollouts,
 )
-from course_utils.training.ppo.state import load_state, save_state
+from course_utils.training.ppo.state import load_state, state_writer
 from course_utils.training.ppo.update import NonFiniteError, Updater
 from course_utils.training.run import RunLog
 
@@ -66,6 +69,11 @@ class PPOTrainer:
         log: a RunLog opened for writing; None: nothing is written.
         gold: like a reward function, the true quality if it is known; logged, never trained on
             (`per_answer(world.gold_reward)` in the embedded world).
+        judge: a HeldOutJudge that ends training when held-out answers stop getting better.
+        accelerator: accelerate's Accelerator; None makes one if the script was started by
+            `accelerate launch` with several processes. Models are expected on its device, the log
+            on the main process (it is ignored on the others); `rollouts_per_step` counts the
+            answers of all processes together, and a reward function gets each process's share.
     """
 
     def __init__(
@@ -78,16 +86,24 @@ class PPOTrainer:
         reference: Any = None,
         log: RunLog | None = None,
         gold: Gold | None = None,
+        judge: HeldOutJudge | None = None,
+        accelerator: Any = None,
     ) -> None:
         self.config = config = PPOConfig() if config is None else config
+        self.processes = Processes(accelerator)
+        self.processes.check(config.rollouts_per_step, config.minibatches)
         _check_policy(policy)
         self.policy = policy.eval()
+        self.processes.same_start(policy)
         self.tokenizer = tokenizer
         stop_ids(tokenizer, policy)  # raises without an EOS
         context = getattr(parts_of(policy).config, "max_position_embeddings", None)
         self.prompts = PromptStream(prompts, tokenizer, config, context)
         self.scorer = Scorer(reward, tokenizer, 2 * config.micro_batch)
         self.gold = gold
+        for model in (policy, reference, *(getattr(m, "model", None) for m in self.scorer.members)):
+            if isinstance(model, torch.nn.Module):
+                fuse_activations(model)
         self.reference = Reference(policy, reference)
         self.actor = PolicyWithValue(policy, _critic(policy, reward, config))
         if config.critic == "reward":
@@ -97,12 +113,15 @@ class PPOTrainer:
             inner = unwrapped(policy)
             newer = getattr(inner, "activation_checkpointing_enable", None)
             (newer or inner.gradient_checkpointing_enable)({"use_reentrant": False})
-        self.updater = Updater(self.actor, config)
+        if config.sharded:
+            self._shard()
+        self.updater = Updater(self.actor, config, self.processes)
         self.kl_control: AdaptiveKL | FixedKL = FixedKL(config.beta)
         if config.kl_target is not None:
             self.kl_control = AdaptiveKL(config.beta, config.kl_target, config.kl_horizon)
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.log = log
+        self.judge = judge
+        self.log = log if self.processes.main else None
         self.steps_done = 0
         self.tokens = 0  # generated so far
         self.stop_reason: str | None = None  # why training ended before the last step
@@ -120,13 +139,21 @@ class PPOTrainer:
         while not self.finished:
             yield self.step()
 
+    @property
+    def _logged(self) -> bool:
+        """Whether the main process has a log."""
+        return self.processes.from_main(self.log is not None)
+
     def train(self, progress: bool = True) -> list[dict[str, Any]]:
         """Runs to the end; returns the rows of the steps that were done by this call."""
         from tqdm.auto import tqdm
 
         rows = []
         with tqdm(
-            total=self.config.steps, initial=self.steps_done, desc="PPO", disable=not progress
+            total=self.config.steps,
+            initial=self.steps_done,
+            desc="PPO",
+            disable=not (progress and self.processes.main),
         ) as bar:
             self._phase = lambda name: bar.set_description(f"PPO: {name}")
             try:
@@ -152,42 +179,72 @@ class PPOTrainer:
             )
         number, began = self.steps_done + 1, time.perf_counter()
         self.timings = {}
-        with self._timed("rollout", "sampling"):
-            chosen = self.prompts.draw(self.config.rollouts_per_step)
-            tokens = [self.prompts.tokens[i] for i in chosen]
-            sampled = sample_answers(
-                self.actor, self.tokenizer, tokens, self.config, self.generator
-            )
-        plan = self.updater.plan(len(tokens), self.generator)
-        with self._timed("scoring", "scoring"):
-            texts = [self.prompts.texts[i] for i in chosen]
-            rollouts = score_rollouts(
-                self.actor,
-                self.reference,
-                self.scorer,
-                self.tokenizer,
-                texts,
-                sampled,
-                plan[0],
-                self.config,
-            )
-            if self.gold is not None:
-                rollouts.gold = checked_scores(
-                    self.gold, rollouts.prompts, rollouts.completions, "gold"
-                )
+        if number == 1:
+            self._ask_judge()
+        with self.processes.whole():
+            rollouts, plan = self._rollouts()
         beta = self.kl_control.beta
         with self._timed("update", "updating"):
             compute_advantages(rollouts, beta, self.config)
             losses = self._update(rollouts, number, plan)
         self.steps_done, self.tokens = number, self.tokens + int(rollouts.mask.sum())
-        row = self._row(rollouts, losses, beta, began)
+        row = self._row(rollouts, losses, beta)
         self.kl_control.update(row["kl"], len(rollouts))
         if self.config.kl_stop is not None and row["kl"] > self.config.kl_stop:
             self.stop_reason = (
                 f"KL {row['kl']:.3g} nats per answer is above kl_stop = {self.config.kl_stop:g}"
             )
+        row.update(self._ask_judge())
+        for part, (wall, _) in self.timings.items():
+            row[f"{part}_seconds"] = wall
+        row["seconds"] = time.perf_counter() - began
         self._write(row, rollouts)
+        if self.finished and self.judge is not None and self.judge.restore_best:
+            self.judge.restore(self.policy)
         return Step(row, rollouts)
+
+    def _rollouts(self) -> tuple[Rollouts, list[list[torch.Tensor]]]:
+        """A step's scored answers, and which of them go into which minibatch."""
+        with self._timed("rollout", "sampling"):
+            chosen = self.prompts.draw(self.config.rollouts_per_step)
+            tokens = [self.prompts.tokens[i] for i in chosen]
+            sampled = sample_answers(
+                self.actor, self.tokenizer, tokens, self.config, self.generator, self.processes
+            )
+        plan = self.updater.plan(len(tokens), self.generator)
+        with self._timed("scoring", "scoring"):
+            rollouts = score_rollouts(
+                self.actor,
+                self.reference,
+                self.scorer,
+                self.tokenizer,
+                [self.prompts.texts[i] for i in chosen],
+                sampled,
+                plan[0],
+                self.config,
+                self.processes,
+                self.gold,
+            )
+        return rollouts, plan
+
+    def _ask_judge(self) -> dict[str, float]:
+        """Measures held-out answers when it is time; a judge that has seen enough ends the run."""
+        judge, step = self.judge, self.steps_done
+        if judge is None or not judge.due(step, self.config.steps):
+            return {}
+        with self._timed("judge", "held-out answers"), self.processes.whole():
+            value = self.processes.from_main(judge.ask(self.policy, self.tokenizer))
+        judge.record(step, value, self.policy)
+        self.stop_reason = self.stop_reason or judge.reason
+        return {"judge": value}
+
+    def _shard(self) -> None:
+        """FSDP: each block of the policy is gathered on its own when its turn comes."""
+        parts = parts_of(self.policy)
+        names = getattr(unwrapped(self.policy), "_no_split_modules", None) or ()
+        blocks = [m for m in parts.trunk.modules() if type(m).__name__ in names]
+        ids = torch.ones(1, 2, dtype=torch.long, device=self.policy.device)
+        self.processes.shard(self.actor, blocks, (ids, ids.new_zeros(1)))
 
     def _update(
         self, rollouts: Rollouts, number: int, plan: list[list[torch.Tensor]]
@@ -207,9 +264,7 @@ class PPOTrainer:
         finally:
             self.policy.eval()
 
-    def _row(
-        self, rollouts: Rollouts, losses: dict[str, float], beta: float, began: float
-    ) -> dict[str, Any]:
+    def _row(self, rollouts: Rollouts, losses: dict[str, float], beta: float) -> dict[str, Any]:
         """The log's row of a step."""
         kl, kl_k3 = sequence_kl(rollouts)
         assert rollouts.returns is not None
@@ -238,21 +293,17 @@ class PPOTrainer:
             row["reward_disagreement"] = rollouts.disagreement
         if self.updater.scaler.is_enabled():
             row["loss_scale"] = self.updater.scaler.get_scale()
-        for part, (wall, _) in self.timings.items():
-            row[f"{part}_seconds"] = wall
-        row["seconds"] = time.perf_counter() - began
         return row
 
     def _write(self, row: dict[str, Any], rollouts: Rollouts) -> None:
-        if self.log is None:
-            return
         number, last = self.steps_done, self.finished
-        self.log.append(row)
-        every = self.config.rollouts_every
-        if every and (number == 1 or last or number % every == 0):
-            shown = rollouts.rows(self.tokenizer, self.config.rollouts_saved)
-            self.log.save_rollouts(number, shown)
-        if last or number % self.config.save_every == 0:
+        if self.log is not None:
+            self.log.append(row)
+            every = self.config.rollouts_every
+            if every and (number == 1 or last or number % every == 0):
+                shown = rollouts.rows(self.tokenizer, self.config.rollouts_saved)
+                self.log.save_rollouts(number, shown)
+        if self._logged and (last or number % self.config.save_every == 0):
             self._phase("saving")
             self.save_checkpoint()
 
@@ -267,13 +318,19 @@ class PPOTrainer:
 
     # ---- checkpoints -------------------------------------------------------------------------
 
-    def save_checkpoint(self) -> Path:
-        """Writes all that `resume` needs into the log's directory, whole or not at all."""
-        if self.log is None:
+    def save_checkpoint(self) -> Path | None:
+        """Writes all that `resume` needs into the log's directory, whole or not at all.
+
+        Of several processes all must call it, and the main one writes: the others get None.
+        """
+        if not self._logged:
             raise CourseError(
                 "a checkpoint needs a log: pass PPOTrainer(..., log=RunLog.create(…))"
             )
-        return self.log.save_checkpoint(self.steps_done, lambda where: save_state(self, where))
+        write = state_writer(self)  # gathers what is sharded
+        if self.log is None:
+            return None
+        return self.log.save_checkpoint(self.steps_done, write)
 
     def resume(self) -> int:
         """Continues from the log's newest checkpoint, if there is one; returns the steps done.
@@ -282,12 +339,13 @@ class PPOTrainer:
         reference is taken from it), prompts and config. Rows after the checkpoint are dropped and
         done again; on a CPU they come out bit-identical.
         """
-        if self.log is None:
+        if not self._logged:
             raise CourseError("there is nothing to resume from: the trainer has no log")
-        found = self.log.latest_checkpoint()
+        found = self.processes.from_main(self.log and self.log.latest_checkpoint())
         if found is not None:
             load_state(self, found[1])
-        self.log.rewind(self.steps_done)
+        if self.log is not None:
+            self.log.rewind(self.steps_done)
         return self.steps_done
 
 

@@ -10,8 +10,11 @@ from course_utils.errors import CourseError
 from course_utils.models import PolicyWithValue
 from course_utils.objectives import clipped_value_loss, ppo_policy_loss
 from course_utils.training.ppo.config import PPOConfig
+from course_utils.training.ppo.processes import Processes, local_part
 from course_utils.training.ppo.rollout import Rollouts
 from course_utils.training.ppo.sequences import autocast, micro_batches, spread
+
+_EXTREMES = {"ratio_max": 1, "ratio_min": -1}  # the sign that makes the extreme the largest
 
 
 class NonFiniteError(CourseError):
@@ -21,10 +24,13 @@ class NonFiniteError(CourseError):
 class Updater:
     """Owns the optimizer; `update` is called once per step."""
 
-    def __init__(self, actor: PolicyWithValue, config: PPOConfig) -> None:
+    def __init__(
+        self, actor: PolicyWithValue, config: PPOConfig, processes: Processes | None = None
+    ) -> None:
         self.actor = actor
         self.config = config
-        self.device = actor.policy.device
+        self.processes = Processes() if processes is None else processes
+        self.device = next(actor.parameters()).device
         self.parameters = [p for p in actor.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self._groups(),
@@ -90,15 +96,21 @@ class Updater:
             self.optimizer.zero_grad(set_to_none=True)
             return {**stats, "stopped_early": 1.0, "updates": 0.0}
         self.scaler.unscale_(self.optimizer)
-        norm = float(  # clips in place: gradients are scaled by max_grad_norm / norm if above it
-            torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm, foreach=True)
-        )
+        norm = self._clip()
         self._check_finite(stats, norm, where)
         before = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         applied = float(self.scaler.get_scale() >= before)  # else fp16 overflowed: skipped
         return {**stats, "grad_norm": norm, "stopped_early": 0.0, "updates": applied}
+
+    def _clip(self) -> float:
+        """Scales the gradients down to norm max_grad_norm if it is larger; returns what it was."""
+        gradients = [local_part(p.grad) for p in self.parameters if p.grad is not None]
+        norm = self.processes.norm(gradients)
+        if norm > self.config.max_grad_norm:
+            torch._foreach_mul_(gradients, self.config.max_grad_norm / (norm + 1e-6))
+        return norm
 
     def _check_finite(self, stats: dict[str, float], norm: float, where: str) -> None:
         loss = stats["policy_loss"] + stats["value_loss"]
@@ -119,8 +131,8 @@ class Updater:
             try:
                 return self._accumulate(rollouts, rows)
             except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error):
-                    raise
+                if not _out_of_memory(error) or self.processes.sharded:
+                    raise  # the other processes of a sharded model cannot repeat this pass
                 if self.micro_batch == 1:
                     raise CourseError(
                         "out of memory with a single answer at a time: lower max_new_tokens, set "
@@ -136,18 +148,29 @@ class Updater:
         """Backward passes over micro-batches of similar length; their losses add up.
 
         Every micro-batch divides by the token count of the *whole* minibatch, so the gradient does
-        not depend on how the minibatch is cut.
+        not depend on how the minibatch is cut, into micro-batches or among processes.
         """
         tokens = int(rollouts.mask[rows].sum())
+        mine = self.processes.share(rows)
+        parts = list(micro_batches(rollouts.sequences, mine, self.micro_batch))
         total: dict[str, list[Tensor]] = {}
-        for part in micro_batches(rollouts.sequences, rows, self.micro_batch):
+        for number, part in enumerate(parts, start=1):
             loss, stats = self._loss(rollouts, part, tokens)
-            self.scaler.scale(loss).backward()
+            self.processes.last_backward(number == len(parts))
+            self.scaler.scale(loss * self.processes.loss_factor).backward()
             for name, value in stats.items():
                 total.setdefault(name, []).append(value.detach())
-        reduce = {"ratio_max": torch.max, "ratio_min": torch.min}
-        joined = {n: reduce.get(n, torch.sum)(torch.stack(v).float()) for n, v in total.items()}
-        return dict(zip(joined, torch.stack(list(joined.values())).tolist(), strict=True))
+        self.processes.sum_gradients(self.parameters)
+        return self._joined(total)
+
+    def _joined(self, total: dict[str, list[Tensor]]) -> dict[str, float]:
+        """Parts of sums are added up, extremes compared, over micro-batches and processes."""
+        sums = {n: torch.stack(v).float().sum() for n, v in total.items() if n not in _EXTREMES}
+        largest = {n: (torch.stack(total[n]).float() * sign).max() for n, sign in _EXTREMES.items()}
+        added = self.processes.sum(torch.stack(list(sums.values()))).tolist()
+        top = self.processes.largest(torch.stack(list(largest.values()))).tolist()
+        extremes = {n: value * _EXTREMES[n] for n, value in zip(largest, top, strict=True)}
+        return {**dict(zip(sums, added, strict=True)), **extremes}
 
     def _loss(
         self, rollouts: Rollouts, rows: Tensor, tokens: int
