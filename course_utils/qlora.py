@@ -26,7 +26,8 @@ from course_utils.tiers import TIERS, Precision, Tier, TierChoice, choose_tier
 logger = logging.getLogger(__name__)
 
 # AdamW whose two moments have 8 bits and move to the CPU's memory when a long batch needs the room;
-# off the GPU there is nothing to page and it is plain 8-bit AdamW.
+# off the GPU there is nothing to page and it is plain 8-bit AdamW. The moments of small tensors
+# (under 4096 numbers, such as a LoRA on the world's model) stay in fp32.
 OPTIMIZER: Literal["paged_adamw_8bit"] = "paged_adamw_8bit"
 FORMATS = ("nf4", "fp4")  # bitsandbytes' 4-bit formats
 
@@ -265,7 +266,7 @@ def merge_qlora(
 
     Args:
         model: from `prepare`, trained; it is not changed (a copy is merged).
-        probe: (B, T) token ids on which logits are compared; None: the first 32 of the vocabulary.
+        probe: (B, T) token ids on which logits are compared; None: 32 from all over the vocabulary.
     Raises: CourseError for a model without LoRA on a 4-bit base, several active adapters, an
         unknown `how`, or weights that are not finite.
     """
@@ -355,7 +356,8 @@ def _merge_error(
         updates += float(delta.double().square().sum())
         count += delta.numel()
     if probe is None:
-        probe = torch.arange(min(32, model.config.get_text_config().vocab_size)).unsqueeze(0)
+        size = model.config.get_text_config().vocab_size
+        probe = torch.linspace(0, size - 1, 32).long().unsqueeze(0)
     probe = probe.to(model.device)
     with evaluating(model):
         before = model(input_ids=probe, use_cache=False).logits.float()
