@@ -10,7 +10,6 @@ import gc
 import json
 import math
 import resource
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -170,5 +169,33 @@ def parameters_alive() -> int:
     return sum(found.values())
 
 
-def median(rows: list[dict[str, float]], name: str) -> float:
-    return statistics.median(row[name] for row in rows)
+# ---- work and peak -------------------------------------------------------------------------------
+
+
+def forward_flops(model: Any, rows: int, prompt: int, new: int) -> float:
+    """FLOPs of a Llama's forward pass over prompts and answers, the head on the answers only."""
+    config = model.config
+    embedding = config.vocab_size * config.hidden_size  # tied with the head
+    trunk = sum(p.numel() for p in model.parameters()) - embedding
+    length = prompt + new
+    # scores and weighted sum: 2 * 2 * hidden for each pair of tokens, half of which are masked
+    attention = config.num_hidden_layers * 2 * config.hidden_size * length**2
+    return rows * (2 * trunk * length + 2 * embedding * new + attention)
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype, size: int) -> float:
+    """FLOP/s of a square matrix product: the best of several."""
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    best = 0.0
+    for _ in range(12):
+        began = clock(device)
+        a @ b
+        best = max(best, 2 * size**3 / (clock(device) - began))
+    return best
+
+
+def clock(device: torch.device) -> float:
+    """Seconds, after all that the device was given is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()

@@ -158,8 +158,8 @@ MUTANTS: list[tuple[int, str, str, str, str]] = [
     ),
     (
         *(26, "gradients are measured but not clipped", PPO + "update.py"),
-        "self.parameters, self.config.max_grad_norm,",
-        'self.parameters, float("inf"),',
+        "if norm > self.config.max_grad_norm:",
+        "if norm < 0:",
     ),
     (
         *(27, "Adam's epsilon is torch's default", PPO + "update.py"),
