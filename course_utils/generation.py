@@ -105,10 +105,9 @@ class _Preallocated(DynamicLayer):
     def batch_select_indices(self, indices: Tensor) -> None:
         end = self.get_seq_length()
         for name in ("_keys", "_values"):
-            old = getattr(self, name)
-            new = old.new_empty(len(indices), *old.shape[1:])
-            new[:, :, :end] = old[indices, :, :end]
-            setattr(self, name, new)
+            buffer = getattr(self, name)
+            buffer[: len(indices), :, :end] = buffer[indices, :, :end]  # the right side is a copy
+            setattr(self, name, buffer[: len(indices)])
         self.keys, self.values = self._keys[:, :, :end], self._values[:, :, :end]
 
 

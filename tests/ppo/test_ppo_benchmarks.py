@@ -1,4 +1,4 @@
-"""The benchmark scripts run: the GPU one in its smallest form, the peers' one as far as its tables."""
+"""The benchmark scripts run: the GPU one in its smallest form, of the peers' the tables."""
 
 import importlib.util
 import json
@@ -52,7 +52,8 @@ def test_ours_does_the_peers_workload() -> None:
 def load(script: str) -> Any:
     path = ROOT / "benchmarks" / script
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -75,6 +76,5 @@ def test_the_timing_table_leaves_out_the_warm_up_and_compares_with_ours() -> Non
         return [{"rows": rows, "peak_mib": 700.0, "imports_mib": 400.0, "models_held": 3.0}]
 
     lines = peers.timing_table({"ours": runs(3.0), "peer": runs(6.0)})
-    assert lines[-1].startswith(
-        "| peer | 6.00 (6.00) | 2.00 | 2.00 / 2.00 / 2.00 | 3.00 | 3.0 | 300"
-    )
+    wanted = "| peer | 6.00 (6.00) | 2.00 | 2.00 / 2.00 / 2.00 | 3.00 | 3.0 | 300"
+    assert lines[-1].startswith(wanted)
