@@ -108,6 +108,11 @@ def open_job(args: argparse.Namespace) -> Job:
         RunError: nothing to resume, another format, other settings than it was started with, or
             the directory is taken. TierError: unknown tier.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RunError(
+            "course run is one process on one device; for PPO on several, start a script of your "
+            "own with accelerate launch (docs/ppo.md)"
+        )
     out = Path(args.out)
     given = {name: getattr(args, name) for name in FILES if getattr(args, name) is not None}
     if args.resume:

@@ -205,6 +205,14 @@ def test_unknown_tier(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert not (tmp_path / "x").exists()
 
 
+def test_several_processes_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "accelerate launch" in fails(capsys, "--tier", "tiny", "--out", tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
 def test_nothing_to_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "without --resume" in fails(capsys, "--resume", "--out", tmp_path / "nowhere")
 
