@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import math
+import posixpath
 import re
 from importlib import resources
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from course_utils.errors import CourseError
 from course_utils.report.markup import Markup, script_json, tag
 
-_IMPORT = re.compile(r'^import \{[^}]*\} from "\./([a-z_]+\.js)";\n', re.MULTILINE)
+_IMPORT = re.compile(r'^import \{[^}]*\} from "(\.{1,2}/[a-z_]+\.js)";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=function |const |class )", re.MULTILINE)
 _COMMENT = re.compile(r"^\s*//.*\n|^\s+|(?<=[;{}),]) +// .*$", re.MULTILINE)
 _CSS_COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
@@ -31,7 +32,9 @@ def _bodies(name: str, seen: list[str]) -> list[str]:
         return []
     seen.append(name)
     text = asset(name)
-    found = [body for other in _IMPORT.findall(text) for body in _bodies(other, seen)]
+    folder = posixpath.dirname(name)  # "explorers" of "explorers/lora.js"
+    others = (posixpath.normpath(posixpath.join(folder, o)) for o in _IMPORT.findall(text))
+    found = [body for other in others for body in _bodies(other, seen)]
     return [*found, _EXPORT.sub("", _IMPORT.sub("", text))]
 
 
