@@ -131,6 +131,17 @@ def _world_sample(args: argparse.Namespace) -> int:
     return 0
 
 
+def _add_memory(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "memory",
+        help="how much GPU memory a model takes to train, and what fits",
+        description="Every term of a step's peak memory, the assumptions, which GPUs it fits and "
+        "the largest batch on each: course memory llama-65b --recipe qlora --seq 512",
+    )
+    importlib.import_module("course_utils.memory.command").add_arguments(parser)
+    parser.set_defaults(handler=module_main("course_utils.memory.command"))
+
+
 def build_parser() -> argparse.ArgumentParser:
     """All commands with their arguments; `handler` in the parsed arguments does the work."""
     parser = argparse.ArgumentParser(
@@ -151,6 +162,7 @@ def build_parser() -> argparse.ArgumentParser:
     build.add_argument("--check", action="store_true", help="write nothing; fail if they differ")
     build.set_defaults(handler=module_main("course_utils.build"))
     _add_world(commands)
+    _add_memory(commands)
     return parser
 
 

@@ -1,7 +1,7 @@
 // Drawing by hand: nodes, scales, axes, lines, and a cursor that pointer and arrow keys move.
 // Text goes in as text nodes only; colours are CSS classes, so light and dark need no redrawing.
 
-import { add, known, show, speak, tipFor, on } from "./kit.js";
+import { add, clamp, known, show, speak, tipFor, on } from "./kit.js";
 
 // ---- scales: value -> pixel ---------------------------------------------------------------------
 
@@ -51,14 +51,14 @@ export function tickText(value, all) {
 export function extent(values, { margin = 0.08, zero = false } = {}) {
   let [low, high] = zero ? [0, 0] : [Infinity, -Infinity];
   for (const v of values) if (known(v)) { low = Math.min(low, v); high = Math.max(high, v); }
-  if (low > high) return [0, 1];
+  if (low > high || (zero && low === high)) return [0, 1];
   const room = (high - low) * margin || Math.abs(high) * 0.1 || 1;
   return [zero && low === 0 ? 0 : low - room, zero && high === 0 ? 0 : high + room];
 }
 
 // ---- axes and lines -----------------------------------------------------------------------------
 
-// A fresh svg with axes and grid in `host`. `x`, `y`: {domain, scale, ticks, label, format, count}.
+// A fresh svg with axes and grid in `host`. `x`, `y`: {domain, scale, ticks, label or lead (beside the ticks), format, count}.
 export function axes(host, { width, height, x, y, label, margin = {} }) {
   host.querySelector(":scope > svg")?.remove();
   const { left = 42, right = 10, top = 8, bottom = 22 } = margin;
@@ -79,6 +79,7 @@ export function axes(host, { width, height, x, y, label, margin = {} }) {
     add(g, "line", { x1: sx(v), x2: sx(v), y1: box.bottom, y2: box.bottom + 4, class: "axis" });
     add(g, "text", { x: sx(v), y: box.bottom + 16, "text-anchor": "middle" }, (x.format ?? tickText)(v, xTicks));
   }
+  if (x.lead) add(g, "text", { x: box.left - 7, y: box.bottom + 16, "text-anchor": "end" }, x.lead);
   if (x.label) add(g, "text", { x: box.right, y: height - 3, "text-anchor": "end", class: "label" }, x.label);
   if (y.label) add(g, "text", { x: 0, y: 11, class: "label" }, y.label);
   return { svg, box, sx, sy, plot: add(svg, "g") };
@@ -119,14 +120,19 @@ function perColumn(points) {
   return found;
 }
 
-// Mean of the values up to each one, weighing the last ones most; steadier for noisy curves.
-export function smooth(values, share = 0.7) {
-  let mean = null;
-  return values.map((v) => {
-    if (!known(v)) return null;
-    mean = mean === null ? v : share * mean + (1 - share) * v;
-    return mean;
+// The mean of each value and its neighbours, as many on either side: it lags nowhere, and at both ends
+// it is the value itself. The twin of `smooth` in dashboard.py.
+export function smooth(values) {
+  const finite = values.map((v, i) => [v, i]).filter(([v]) => known(v));
+  const most = clamp(Math.round(finite.length / 30), 1, 25);
+  const sums = [0];
+  for (const [v] of finite) sums.push(sums.at(-1) + v);
+  const found = values.map((v) => (v === undefined ? v : null));
+  finite.forEach(([, i], k) => {
+    const half = Math.min(most, k, finite.length - 1 - k);
+    found[i] = (sums[k + half + 1] - sums[k - half]) / (2 * half + 1);
   });
+  return found;
 }
 
 // ---- reading values -----------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable
 from typing import Any, Literal
 
+MOST = 50_000  # values looked at; of more, every n-th
 SHARE = 0.98  # of the values lie within the limit; the few beyond get the full colour
 
 
@@ -32,7 +33,7 @@ class Scale:
                 sizes.append(abs(value))
             else:
                 missing = True
-        sizes.sort()
+        sizes = sorted(sizes[:: 1 + len(sizes) // MOST])
         limit = sizes[min(len(sizes) - 1, int(SHARE * len(sizes)))] if sizes else 1.0
         limit = float(f"{limit or (sizes[-1] if sizes else 1.0) or 1.0:.3g}")
         return cls(label=label, help=help, limit=limit, missing=missing, **options)

@@ -10,7 +10,20 @@ from typing import Any
 from course_utils.inspectors.colours import Scale, background
 from course_utils.report.markup import Markup, fixed, join, tag
 
-__all__ = ["Markup", "bars", "card", "facts", "fine", "fixed", "join", "prompt", "table", "tag"]
+__all__ = [
+    "Markup",
+    "bars",
+    "card",
+    "facts",
+    "fine",
+    "fixed",
+    "glue_of",
+    "join",
+    "prompt",
+    "table",
+    "tag",
+    "tokens",
+]
 
 SERIF = "font-family:Charter,Palatino,Georgia,serif"
 MOST_TOKENS = 400  # of one answer in a first frame
@@ -69,6 +82,12 @@ def tokens(words: Sequence[str], values: Sequence[Any], scale: Scale, glue: str 
         dir="auto",
         style=f"{SERIF};font-size:17px;line-height:1.9;white-space:pre-wrap;overflow-wrap:anywhere",
     )
+
+
+def glue_of(tokens: list[str], completion: str) -> str:
+    """What to put between tokens: nothing where they carry their blanks, else a blank."""
+    bare = "".join(tokens)
+    return "" if not completion or " " in bare or completion.strip() in bare else " "
 
 
 def bars(pairs: Sequence[tuple[str, Any]], limit: float | None = None) -> Markup:

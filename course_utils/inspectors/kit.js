@@ -383,6 +383,9 @@ export function tokenRun(host, tokens, { glue = "", of, read, label = "tokens", 
   return { select, repaint: () => spans.forEach(dress), get at() { return at; } };
 }
 
+// Whether a token is one of the tokenizer's signs: <|end|>, <s>, [PAD].
+export const isSign = (token) => /^(<\|.*\|>|<\/?\w+>|\[[A-Z]+\])$/.test(token.trim());
+
 // Line ends, and tokens that would show nothing, get a sign.
 export function visible(token) {
   if (token === "") return "∅";

@@ -109,3 +109,10 @@ def test_rows_that_cannot_be_shared_out_are_refused() -> None:
     processes.check(96, 4)
     with pytest.raises(CourseError, match=r"97 .* 2 processes .* multiple of 4"):
         processes.check(97, 2)
+
+
+def test_one_process_has_nothing_to_share_out(make_trainer) -> None:
+    with pytest.raises(CourseError, match="accelerate launch"):
+        make_trainer(sharded=True)
+    with pytest.raises(CourseError, match="fp16"):
+        make_trainer(sharded=True, precision="fp16")

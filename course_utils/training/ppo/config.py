@@ -103,6 +103,11 @@ class PPOConfig:
                 f"minibatches = {self.minibatches} would be empty: there are only "
                 f"rollouts_per_step = {self.rollouts_per_step} answers to share out; lower it"
             )
+        if self.sharded and self.precision == "fp16":
+            raise CourseError(
+                'sharded=True does not go with precision="fp16", whose loss scaling would have to '
+                'agree among the shards; use "bf16"'
+            )
         if self.kl_target is not None and self.beta == 0:
             raise CourseError(
                 "beta = 0 cannot adapt towards kl_target, since it is changed by a factor; start "

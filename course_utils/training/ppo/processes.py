@@ -46,8 +46,13 @@ class Processes:
 
     # ---- rows --------------------------------------------------------------------------------
 
-    def check(self, rows: int, minibatches: int) -> None:
+    def check(self, rows: int, minibatches: int, sharded: bool = False) -> None:
         """Raises CourseError unless every process gets as many rows of each minibatch."""
+        if sharded and self.size == 1:
+            raise CourseError(
+                "sharded=True shares a policy out among several processes and this is one; start "
+                "them with accelerate launch, or leave it out"
+            )
         if self.size > 1 and rows % (self.size * minibatches):
             raise CourseError(
                 f"rollouts_per_step = {rows} cannot be shared out evenly among {self.size} "

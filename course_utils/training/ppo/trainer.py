@@ -91,7 +91,7 @@ class PPOTrainer:
     ) -> None:
         self.config = config = PPOConfig() if config is None else config
         self.processes = Processes(accelerator)
-        self.processes.check(config.rollouts_per_step, config.minibatches)
+        self.processes.check(config.rollouts_per_step, config.minibatches, config.sharded)
         _check_policy(policy)
         self.policy = policy.eval()
         self.processes.same_start(policy)
@@ -249,9 +249,8 @@ class PPOTrainer:
     def _update(
         self, rollouts: Rollouts, number: int, plan: list[list[torch.Tensor]]
     ) -> dict[str, float]:
-        self.policy.train(
-            self.config.checkpoint_activations
-        )  # Transformers recomputes activations in train mode only
+        # Transformers recomputes activations in train mode only
+        self.policy.train(self.config.checkpoint_activations)
         try:
             return self.updater.update(rollouts, number, plan)
         except NonFiniteError as error:
