@@ -84,8 +84,9 @@ def _script(module: str, key: str) -> str:
     """The module, and then the call that starts it. No "</script>" can be in our own files."""
     own = bundle(module).removesuffix("export default { initialize, render };\n")
     return (
-        f"{own}\n{{\nconst host = document.querySelector('[data-cui=\"{key}\"]:not([data-started])');"
-        f"\nif (host) start(render, host, JSON.parse(document.querySelector("
+        f"{own}\n{{\n"
+        f"const host = document.querySelector('[data-cui=\"{key}\"]:not([data-started])');\n"
+        f"if (host) start(render, host, JSON.parse(document.querySelector("
         f"'[data-cui-state=\"{key}\"]').textContent));\n}}\n"
     )
 
