@@ -185,7 +185,7 @@ def main() -> None:
     if not options.no_learning:
         result["learning"] = learn_all(pythons, options.seeds)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    options.out.write_text(json.dumps(result) + "\n", encoding="utf-8")
     print(f"\n{result['machine']}, {options.threads} threads")
     for precision in ("fp32", "bf16"):
         if precision in result:
