@@ -6,7 +6,6 @@ The script on such a page is the inspector's own module, run on `fakeModel` of k
 import base64
 import functools
 import hashlib
-import json
 import math
 import posixpath
 import re
@@ -77,7 +76,7 @@ def finite(value: Any, digits: int = 4) -> Any:
 
 def json_bytes(state: Any) -> int:
     """How large `state` is on a page."""
-    return len(json.dumps(state, ensure_ascii=False, separators=(",", ":")).encode("utf-8"))
+    return len(script_json(state).encode("utf-8"))
 
 
 def _script(module: str, key: str) -> str:
