@@ -17,6 +17,7 @@ _LAZY = {
     "RolloutInspector": "rollouts",
     "RewardKLDashboard": "dashboard",
     "MaskViewer": "mask",
+    "PreferenceLabeller": "labeller",
 }
 
 __all__ = sorted(_LAZY)
