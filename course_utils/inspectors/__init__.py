@@ -18,6 +18,12 @@ _LAZY = {
     "RewardKLDashboard": "dashboard",
     "MaskViewer": "mask",
     "PreferenceLabeller": "labeller",
+    "RewardInspector": "rewards",
+    "FrontierViewer": "frontier",
+    "frontier_points": "frontier",
+    "AnswerComparer": "answers",
+    "ForgettingPlot": "forgetting",
+    "AdapterComposer": "composer",
 }
 
 __all__ = sorted(_LAZY)
