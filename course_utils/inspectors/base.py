@@ -78,20 +78,24 @@ class Inspector:
         A page that starts listening late misses increments: it then asks for all of it. As that
         waits for an idle kernel, the whole also goes out each time a list has doubled.
         """
-        added, changed = page.finite(rows), page.finite(set or {})
+        added = page.finite({name: new for name, new in rows.items() if new})
+        changed = page.finite(set or {})
         at = {name: len(self._state.setdefault(name, [])) for name in added}
         for name, new in added.items():
             self._state[name].extend(new)
         self._state.update(changed)
-        if self._live is None:
+        if self._live is None or not (added or changed):
             return
         if any(len(self._state[n]) >= 2 * self._whole.get(n, 0) for n in added):
             self._send_whole()
         else:
             self._live.send({"kind": "append", "at": at, "add": added, "set": changed})
 
-    def _send_whole(self) -> None:
+    def _count(self) -> None:
         self._whole = {n: len(v) for n, v in self._state.items() if isinstance(v, list)}
+
+    def _send_whole(self) -> None:
+        self._count()
         if self._live is not None:
             self._live.send_state("state")
 
@@ -123,6 +127,7 @@ class Inspector:
                 )
             self._live = kind(owner=self, ui=self._ui, key=self.key)
             self._live.on_msg(self._heard)
+            self._count()
         return self._live
 
     def _kind(self) -> Any:
@@ -137,18 +142,13 @@ class Inspector:
 
     def html(self, budget: int = INLINE_BYTES) -> str:
         """The HTML layer: first frame, state, style and script, in at most about `budget` bytes."""
-        empty = page.fragment(
-            self.key, self.first_frame(), self.module, page.style(*self.css), {}, self.ui
-        )
-        room = max(2_000, budget - len(empty.encode("utf-8", "replace")))
-        return page.fragment(
-            self.key,
-            self.first_frame(),
-            self.module,
-            page.style(*self.css),
-            self.shortened(room),
-            self.ui,
-        )
+        frame, css = self.first_frame(), page.style(*self.css)
+
+        def made(state: dict[str, Any]) -> str:
+            return page.fragment(self.key, frame, self.module, css, state, self.ui)
+
+        room = max(2_000, budget - len(made({}).encode("utf-8", "replace")))
+        return made(self.shortened(room))
 
     def save(self, path: Path | str, budget: int = PAGE_BYTES) -> Path:
         """Writes a page that needs no network, no kernel and no other file; returns its path."""

@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 SERIF = "font-family:Charter,Palatino,Georgia,serif"
-MOST_TOKENS = 400  # of one answer in a first frame
+MOST_TOKENS = 80  # of one answer in a first frame: about 170 bytes each
 
 
 def card(title: str, *children: Any) -> Markup:
@@ -70,10 +70,14 @@ def prompt(text: str) -> Markup:
 
 def tokens(words: Sequence[str], values: Sequence[Any], scale: Scale, glue: str = "") -> Markup:
     """A run of tokens coloured by `values` on `scale`; its first `MOST_TOKENS`."""
-    spans = []
+    spans: list[str] = []
     for word, value in zip(words[:MOST_TOKENS], values, strict=False):
-        style = f"padding:1px 2px;border-radius:4px;{background(scale.strength(value))}"
-        spans += [tag("span", word or "∅", title=shown(value), style=style), glue]
+        strength = scale.strength(value)
+        if strength is not None and abs(strength) < 0.04:
+            spans.append(word or "∅")  # no colour to be seen
+        else:
+            spans.append(tag("span", word or "∅", title=shown(value), style=background(strength)))
+        spans.append(glue)
     if len(words) > MOST_TOKENS:
         spans.append(f" … {len(words) - MOST_TOKENS:,} more tokens")
     return tag(

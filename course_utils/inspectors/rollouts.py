@@ -244,29 +244,33 @@ class RolloutInspector(RunInspector):
         return frames.card(f"{self.title} · step {first['step']}", *children)
 
     def shortened(self, budget: int) -> dict[str, Any]:
-        """Long answers cut, then as many answers of each step as fit, of fewer steps if need be."""
-        state = {**self._state, "live": False, "log": _thinned(self._state["log"], 150)}
-        if json_bytes(state) <= budget:
+        """As many answers of every step as fit, of fewer steps if need be; long answers cut."""
+        state = {**self._state, "live": False, "log": _thinned(self._state["log"], 100)}
+        if budget > 10 * len(self._state["rollouts"]) and json_bytes(state) <= budget:
             return state
-        every = [_cut(r) for r in self._state["rollouts"]]
+        state = {**state, "references": {}, "rollouts": []}
+        room = budget - json_bytes(state) - 200
+        every = [_cut(r, self._state["scales"]) for r in self._state["rollouts"]]
+        sizes = [json_bytes(r) + 1 for r in every]
+        fit = max(1, int(room * len(every) / max(1, sum(sizes))))
         steps = self.steps
-        asked = self.ui.get("step")
-        per_step = max((sum(r["step"] == step for r in every) for step in steps), default=1)
-        while True:
-            kept: list[dict[str, Any]] = []
-            for step in steps:
-                kept += [r for r in every if r["step"] == step][:per_step]
-            prompts = {r["prompt"] for r in kept}
-            said = {p: t for p, t in self._state["references"].items() if p in prompts}
-            out = len(every) - len(kept)
-            state = {**state, "rollouts": kept, "references": said, "left_out": out}
-            if json_bytes(state) <= budget or (per_step == 1 and len(steps) <= 1):
-                return state
-            if per_step > 4 or (len(steps) <= 4 and per_step > 1):
-                per_step = max(1, min(per_step - 1, per_step * 3 // 4))
-            else:
-                steps = [s for i, s in enumerate(steps) if i % 3 != 1 or s == asked] or steps[-1:]
-                steps = steps if len(steps) != 2 or per_step > 1 else steps[-1:]
+        if fit < 2 * len(steps):  # two answers of some steps rather than one of all
+            steps = sorted(set(steps[:: -max(1, math.ceil(2 * len(steps) / fit))]))
+        left = dict.fromkeys(steps, max(1, fit // max(1, len(steps))))
+        kept = []
+        for rollout, size in sorted(zip(every, sizes, strict=True), key=lambda x: -x[0]["step"]):
+            if left.get(rollout["step"], 0) and (room >= size or not kept):
+                left[rollout["step"]] -= 1
+                room -= size
+                kept.append(rollout)
+        said = {}
+        for rollout in kept:
+            answer = self._state["references"].get(rollout["prompt"])
+            if answer is not None and room >= json_bytes(answer) + json_bytes(rollout["prompt"]):
+                said[rollout["prompt"]] = answer
+                room -= json_bytes(answer) + json_bytes(rollout["prompt"]) + 2
+        out = len(every) - len(kept)
+        return {**state, "rollouts": kept, "references": said, "left_out": out}
 
 
 def scales(rollouts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -281,12 +285,16 @@ def scales(rollouts: list[dict[str, Any]]) -> dict[str, Any]:
     return finite(found)
 
 
-def _cut(rollout: dict[str, Any]) -> dict[str, Any]:
+def _cut(rollout: dict[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Its first `PAGE_TOKENS` tokens, with 3 digits; what is too small for a colour becomes 0."""
     more = len(rollout["tokens"]) - PAGE_TOKENS
-    if more <= 0:
-        return rollout
-    cut = {n: v[:PAGE_TOKENS] if isinstance(v, list) else v for n, v in rollout.items()}
-    return {**cut, "more": more}
+    found = {n: v[:PAGE_TOKENS] if isinstance(v, list) else v for n, v in rollout.items()}
+    for name in _PER_TOKEN:
+        least = known[name]["limit"] / 1000 if name in known else 0.0
+        if name in found:
+            found[name] = [0 if v is not None and abs(v) < least else v for v in found[name]]
+    found = finite(found, digits=3)
+    return {**found, "step": rollout["step"], **({"more": more} if more > 0 else {})}
 
 
 def _thinned(rows: list[Any], most: int) -> list[Any]:

@@ -30,8 +30,10 @@ def chromium() -> Iterator[Any]:
     if CHROMIUM is None:
         pytest.skip("chromium is not installed")
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=120_000)
+        context = browser.new_context()
+        context.set_default_timeout(120_000)  # the machine may be busy
+        yield context
         browser.close()
 
 
@@ -39,31 +41,30 @@ def chromium() -> Iterator[Any]:
 def open_page(chromium: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """open_page(html, dark=False, width=1100) -> a Playwright page that has loaded it."""
     faults: list[str] = []
-    contexts = []
+    pages: list[Any] = []
 
     def opened(html: str, dark: bool = False, width: int = 1100) -> Any:
-        file = tmp_path / f"page{len(contexts)}.html"
+        file = tmp_path / f"page{len(pages)}.html"
         file.write_text(html, encoding="utf-8")
-        context = chromium.new_context(
-            viewport={"width": width, "height": 800}, color_scheme="dark" if dark else "light"
-        )
-        contexts.append(context)
-        page = context.new_page()
+        page = chromium.new_page()
+        pages.append(page)
+        page.set_viewport_size({"width": width, "height": 800})
+        page.emulate_media(color_scheme="dark" if dark else "light")
         page.on("pageerror", lambda error: faults.append(f"error: {error}"))
         page.on("console", lambda m: faults.append(m.text) if m.type == "error" else None)
-        page.on(
-            "request",
-            lambda r: (
-                None if r.url.startswith(("file:", "data:", "blob:")) else faults.append(r.url)
-            ),
-        )
+        page.on("request", lambda request: _note_foreign(request.url, faults))
         page.goto(file.as_uri())
         return page
 
     yield opened
-    for context in contexts:
-        context.close()
+    for page in pages:
+        page.close()
     assert not faults, faults
+
+
+def _note_foreign(url: str, faults: list[str]) -> None:
+    if not url.startswith(("file:", "data:", "blob:")):
+        faults.append(f"request to {url}")
 
 
 @pytest.fixture
