@@ -1,100 +1,16 @@
-// Two answers side by side, and a label for each pair. A label goes into the browser's storage first
-// and leaves it when Python's log has it: so none depends on a kernel being there.
+// Two answers side by side, and a label for each pair. What becomes of a label is in labels.js.
 
 import { add, count, fold, inspect, known, on, show, speak } from "./kit.js";
+import { agreement, ledgerOf } from "./labels.js";
 
 const CHOICES = { left: "A is better", right: "B is better", tie: "equally good", skip: "skipped" };
 const KEYS = {
   ArrowLeft: "left", ArrowRight: "right", "=": "tie", s: "skip", S: "skip", ArrowDown: "skip",
   u: "undo", U: "undo", Backspace: "undo",
 };
-const RETRY = [2000, 4000, 8000, 16000, 30000, 60000]; // ms after which unanswered labels go out again
 const MANY = 8; // differences listed
 
-// ---- what the labels say (the twin of data/labels.py and evaluation/agreement.py) ---------------
-
-// pair id -> the label that counts, in the order made
-function standing(entries) {
-  const undone = new Set(entries.filter((e) => e.kind === "undo").map((e) => e.of));
-  const found = new Map();
-  for (const entry of entries) {
-    if (entry.kind !== "label" || undone.has(entry.id)) continue;
-    found.delete(entry.pair);
-    found.set(entry.pair, entry);
-  }
-  return found;
-}
-
-function wilson(successes, n) {
-  if (!n) return [0, 1];
-  const z = 1.959963984540054;
-  const share = successes / n;
-  const grow = 1 + (z * z) / n;
-  const middle = (share + (z * z) / (2 * n)) / grow;
-  const half = (z / grow) * Math.sqrt((share * (1 - share)) / n + (z * z) / (4 * n * n));
-  return [Math.max(0, middle - half), Math.min(1, middle + half)];
-}
-
-// Of [mine, theirs] verdicts that are both "left" or "right": share, interval, kappa, pairs.
-function agreement(cases) {
-  const both = cases.filter(([a, b]) => [a, b].every((v) => v === "left" || v === "right"));
-  const n = both.length;
-  const same = both.filter(([a, b]) => a === b).length;
-  const lefts = [0, 1].map((who) => both.filter((one) => one[who] === "left").length / n);
-  const chance = lefts[0] * lefts[1] + (1 - lefts[0]) * (1 - lefts[1]);
-  const kappa = n && chance < 1 ? (same / n - chance) / (1 - chance) : null;
-  return { n, share: n ? same / n : null, interval: wilson(same, n), kappa, leftOut: cases.length - n };
-}
-
-// ---- the browser's storage ----------------------------------------------------------------------
-
-const spare = new Map(); // storage key -> record, where the browser has no storage for us
-
-// One entry per record, so two tabs never overwrite each other. A page without a kernel keeps its
-// labels under the pairs it shows; a labeller on the same pairs finds them there.
-function outbox({ labeller, page, kernel, annotator }) {
-  const names = [`course-labels:${labeller}:`, `course-labels:${page}:`];
-  const own = names[kernel ? 0 : 1];
-  const box = { fault: "" };
-  const storage = () => { // may be forbidden, as in a sandboxed frame
-    try { return window.localStorage; } catch (error) { box.fault = error.message; return null; }
-  };
-  const keys = () => {
-    const found = storage() ? Array.from({ length: localStorage.length }, (_, i) => localStorage.key(i)) : [];
-    return [...found, ...spare.keys()].filter((key) => names.some((name) => key.startsWith(name)));
-  };
-  box.all = () => keys()
-    .map((key) => JSON.parse(spare.get(key) ?? localStorage.getItem(key)))
-    .filter((record) => record.annotator === annotator)
-    .sort((a, b) => (a.at < b.at ? -1 : a.at > b.at ? 1 : 0));
-  box.put = (record) => {
-    const key = own + record.id;
-    const text = JSON.stringify(record);
-    try {
-      window.localStorage.setItem(key, text);
-    } catch (error) { // no storage, or a full one: kept as long as the page is open, and said so
-      box.fault = error.message;
-      spare.set(key, text);
-    }
-  };
-  box.drop = (id) => {
-    for (const name of names) {
-      spare.delete(name + id);
-      storage()?.removeItem(name + id);
-    }
-  };
-  return box;
-}
-
-function newId() {
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0")).join("");
-}
-
-let lastTime = 0; // no two records of a page have the same time: it is what they are sorted by
-function now() {
-  lastTime = Math.max(Date.now(), lastTime + 1);
-  return new Date(lastTime).toISOString();
-}
+// ---- pieces of the page -------------------------------------------------------------------------
 
 // Seconds that a pair was in front of somebody: not while the page is hidden or scrolled away.
 function clock(node) {
@@ -116,8 +32,6 @@ function clock(node) {
     stop: () => { watcher.disconnect(); document.removeEventListener("visibilitychange", look); },
   };
 }
-
-// ---- pieces of the page -------------------------------------------------------------------------
 
 const plain = (cell) => (typeof cell === "string" ? cell : cell.map((m) => m.content).join("\n"));
 
@@ -184,6 +98,117 @@ function drawJudge(host, name, { n, share, interval, kappa, leftOut }) {
   add(row, "span", { class: "numbers" }, `agree on ${percent(share)} of ${n}, 95% interval ${percent(interval[0])} to ${percent(interval[1])} · κ ${known(kappa) ? show(kappa) : "not defined"}${out}`);
 }
 
+// ---- what is on the page ------------------------------------------------------------------------
+
+function nodesOf(root, choose) {
+  const nodes = {};
+  const head = add(root, "div", { class: "head" });
+  add(head, "h3", {}, "Which answer is better?");
+  const progress = add(head, "div", { class: "done-so-far" });
+  nodes.progress = add(progress, "span");
+  nodes.bar = add(add(progress, "div", { class: "track", "aria-hidden": "true" }), "i", { class: "band" });
+  nodes.notes = add(root, "p", { class: "fine", hidden: true });
+  nodes.stage = add(root, "div", {
+    class: "stage", tabindex: 0, role: "group",
+    "aria-label": "Keys: left arrow A is better, right arrow B is better, equals sign equally good, down arrow or s skip, u or backspace undo",
+  });
+  nodes.empty = add(nodes.stage, "div", { class: "empty", hidden: true });
+  nodes.task = add(nodes.stage, "div");
+  nodes.prompt = add(nodes.task, "div", { class: "prompt", dir: "auto" });
+  const answers = add(nodes.task, "div", { class: "answers" });
+  nodes.sides = { left: answerBox(answers, "A", "←"), right: answerBox(answers, "B", "→") };
+  nodes.verdicts = add(root, "div", { class: "verdicts" });
+  const button = (choice, size, parts, keys) => labelButton(nodes.verdicts, size, parts, keys, () => choose(choice));
+  nodes.buttons = {
+    left: button("left", "big", [["kbd", "←"], ["span", "A is better"]], "key ←"),
+    tie: button("tie", "big", [["kbd", "="], ["span", "equally good"]], "key ="),
+    right: button("right", "big", [["span", "B is better"], ["kbd", "→"]], "key →"),
+    skip: button("skip", "small", [["kbd", "↓"], ["span", "skip"]], "key ↓ or s"),
+    undo: button("undo", "small", [["kbd", "⌫"], ["span", "undo"]], "key u or backspace"),
+  };
+  for (const side of ["left", "right"]) { // pointing at a button shows which answer it means
+    for (const [type, lit] of [["pointerenter", true], ["focus", true], ["pointerleave", false], ["blur", false]]) {
+      on(nodes.buttons[side], type, () => nodes.sides[side].box.classList.toggle("lit", lit));
+    }
+  }
+  const foot = add(root, "div", { class: "foot" });
+  nodes.status = add(foot, "span", { class: "status" });
+  add(nodes.status, "i");
+  nodes.statusText = add(nodes.status, "span");
+  nodes.last = add(foot, "span", { class: "fine last" });
+  nodes.save = add(foot, "button", { type: "button" }, "download labels");
+  nodes.again = add(foot, "button", { type: "button", hidden: true }, "start over");
+  nodes.agree = add(root, "div", { class: "agree" });
+  nodes.agreeBody = fold(nodes.agree, "How far do I agree?");
+  [nodes.details, nodes.summary] = ["details", "summary"].map((name) => nodes.agree.querySelector(name));
+  return nodes;
+}
+
+function drawStatus(nodes, state, ledger, labelled) {
+  const left = ledger.waiting();
+  const refused = left.filter((record) => state.refused[record.id]);
+  const slow = left.some((record) => Date.now() - Date.parse(record.at) > 1500);
+  const late = state.kernel && left.length > 0 && (slow || ledger.unreachable);
+  const labels = (n) => count(n, "label");
+  let text = `every label is in ${state.file}`;
+  if (!labelled && !left.length) text = state.kernel ? `labels go to ${state.file}` : "labels stay in this browser; download them when done";
+  else if (!state.kernel) text = `${labels(left.length)} kept in this browser`;
+  else if (refused.length) text = `${labels(refused.length)} could not be written: ${state.refused[refused[0].id]}`;
+  else if (late) text = `${labels(left.length)} kept in this browser until the kernel answers${ledger.unreachable ? " (run the cell again)" : ""}`;
+  else if (left.length) text = "saving …";
+  const { fault } = ledger.box;
+  if (fault) text += ` · this browser does not keep labels (${fault}): download them before you close the page`;
+  nodes.status.className = `status ${late || refused.length || fault ? "late" : state.kernel ? "good" : ""}`;
+  nodes.statusText.textContent = text;
+  nodes.save.hidden = !labelled && !left.length;
+  nodes.again.hidden = state.kernel || !left.length;
+  nodes.again.textContent = nodes.again.dataset.sure ? `sure? ${labels(left.length)} will be deleted` : "start over";
+}
+
+function drawEnd(nodes, state, skipped, lookAgain) {
+  nodes.empty.replaceChildren();
+  const nothing = state.left_out ? "These pairs are too long for this page: open the notebook to label them." : "There are no pairs to label.";
+  add(nodes.empty, "p", {}, state.pairs.length ? "All pairs are labelled. Thank you!" : nothing);
+  if (!skipped.length) return;
+  const button = add(nodes.empty, "button", { type: "button" }, `look at ${count(skipped.length, "skipped pair")} again`);
+  on(button, "click", () => lookAgain(skipped));
+}
+
+function drawAgreement(nodes, state, done, revisit) {
+  nodes.agree.hidden = !state.against.length || !state.pairs.length;
+  const names = state.against.map((judge) => judge.name).join(", ");
+  nodes.summary.textContent = `How far do I agree with ${names}? Best asked at the end: it may lead you.`;
+  const host = nodes.agreeBody;
+  host.replaceChildren();
+  if (!nodes.details.open) return;
+  const mine = state.pairs.map((pair) => done.get(pair.id)?.choice);
+  for (const { name, verdicts: theirs } of state.against) {
+    const cases = mine.map((choice, i) => [choice, theirs[i], i]).filter(([choice]) => choice);
+    drawJudge(host, name, agreement(cases));
+    const differ = cases.filter(([a, b]) => ["left right", "right left"].includes(`${a} ${b}`));
+    if (differ.length) drawDifferences(host, state, name, differ, revisit);
+  }
+  const decided = mine.filter((choice) => choice === "left" || choice === "right");
+  const lefts = decided.filter((choice) => choice === "left").length;
+  const times = [...done.values()].map((e) => e.seconds).filter(known).sort((a, b) => a - b);
+  const habits = decided.length ? [`You chose A ${lefts} of ${decided.length} times; the order is random, so about half is to be expected.`] : [];
+  if (times.length) habits.push(`Typical time for a pair: ${show(times[Math.floor((times.length - 1) / 2)], 1)} s.`);
+  add(host, "p", { class: "fine" }, habits.join(" "));
+}
+
+function drawDifferences(host, state, name, differ, revisit) {
+  const letter = (side) => (side === "left" ? "A" : "B");
+  const list = add(host, "ul", { class: "differ" });
+  for (const [mine, theirs, i] of differ.slice(0, MANY)) {
+    const item = add(list, "li");
+    const link = add(item, "button", { type: "button", title: "show this pair again" });
+    add(link, "span", { dir: "auto" }, plain(state.pairs[i].prompt).slice(0, 120));
+    on(link, "click", () => revisit(state.pairs[i].id));
+    add(item, "span", { class: "fine" }, `you: ${letter(mine)} · ${name}: ${letter(theirs)}`);
+  }
+  if (differ.length > MANY) add(list, "li", { class: "fine" }, `and ${differ.length - MANY} more`);
+}
+
 // ---- the inspector ------------------------------------------------------------------------------
 
 export function render({ model, el }) {
@@ -198,63 +223,12 @@ export function render({ model, el }) {
 
 function build(view) {
   const { root } = view;
-  const box = outbox(view.state);
+  const ledger = ledgerOf(view, () => update(view.state));
+  const nodes = nodesOf(root, (choice) => choose(choice));
+  const time = clock(nodes.stage);
   let current = null; // id of the pair in front of the reader
   let drawn = null;
-  let peeked = false;
-  let unreachable = false; // sending failed: there is no kernel
-  let tries = 0;
-  let timer = 0;
-
-  const head = add(root, "div", { class: "head" });
-  add(head, "h3", {}, "Which answer is better?");
-  const progress = add(head, "div", { class: "done-so-far" });
-  const progressText = add(progress, "span");
-  const bar = add(add(progress, "div", { class: "track", "aria-hidden": "true" }), "i", { class: "band" });
-  const notes = add(root, "p", { class: "fine", hidden: true });
-  const stage = add(root, "div", {
-    class: "stage", tabindex: 0, role: "group",
-    "aria-label": "Keys: left arrow A is better, right arrow B is better, equals sign equally good, down arrow or s skip, u or backspace undo",
-  });
-  const empty = add(stage, "div", { class: "empty", hidden: true });
-  const task = add(stage, "div");
-  const prompt = add(task, "div", { class: "prompt", dir: "auto" });
-  const answers = add(task, "div", { class: "answers" });
-  const sides = { left: answerBox(answers, "A", "←"), right: answerBox(answers, "B", "→") };
-  const verdicts = add(root, "div", { class: "verdicts" });
-  const act = (choice) => () => choose(choice);
-  const buttons = {
-    left: labelButton(verdicts, "big", [["kbd", "←"], ["span", "A is better"]], "key ←", act("left")),
-    tie: labelButton(verdicts, "big", [["kbd", "="], ["span", "equally good"]], "key =", act("tie")),
-    right: labelButton(verdicts, "big", [["span", "B is better"], ["kbd", "→"]], "key →", act("right")),
-    skip: labelButton(verdicts, "small", [["kbd", "↓"], ["span", "skip"]], "key ↓ or s", act("skip")),
-    undo: labelButton(verdicts, "small", [["kbd", "⌫"], ["span", "undo"]], "key u or backspace", act("undo")),
-  };
-  for (const side of ["left", "right"]) { // pointing at a button shows which answer it means
-    for (const [type, lit] of [["pointerenter", true], ["focus", true], ["pointerleave", false], ["blur", false]]) {
-      on(buttons[side], type, () => sides[side].box.classList.toggle("lit", lit));
-    }
-  }
-  const foot = add(root, "div", { class: "foot" });
-  const status = add(foot, "span", { class: "status" });
-  add(status, "i");
-  const statusText = add(status, "span");
-  const last = add(foot, "span", { class: "fine last" });
-  const save = add(foot, "button", { type: "button" }, "download labels");
-  const again = add(foot, "button", { type: "button", hidden: true }, "start over");
-  const agree = add(root, "div", { class: "agree" });
-  const agreeBody = fold(agree, "How far do I agree?");
-  const summaryNode = agree.querySelector("summary");
-  const time = clock(stage);
-
-  // ---- labels
-
-  const waiting = () => {
-    const have = new Set(view.state.log.map((e) => e.id));
-    return box.all().filter((r) => !have.has(r.id));
-  };
-  const entries = () => [...view.state.log, ...waiting()];
-  const pairOf = (id) => view.state.pairs.find((pair) => pair.id === id);
+  let peeked = false; // the agreement was looked at: from then on labels say so
 
   const next = (done) => { // the first open pair after the current one, else the first open one
     const { pairs } = view.state;
@@ -263,211 +237,96 @@ function build(view) {
     return open?.id ?? null;
   };
 
-  const keep = (record) => {
-    const whole = { ...record, id: newId(), annotator: view.state.annotator, at: now() };
-    box.put(whole);
-    send([whole]);
-  };
-
-  const takeBack = (label) => keep({ kind: "undo", of: label.id });
-
   function choose(choice) {
-    const done = standing(entries());
     if (choice === "undo") {
-      const label = [...done.values()].filter((e) => pairOf(e.pair)).pop();
+      const label = [...ledger.done().values()].filter((e) => ledger.pairOf(e.pair)).pop();
       if (!label) { speak(root, "There is nothing to undo."); return; }
-      takeBack(label);
+      ledger.takeBack(label);
       current = label.pair;
-      last.textContent = `taken back: ${CHOICES[label.choice]}`;
+      nodes.last.textContent = `taken back: ${CHOICES[label.choice]}`;
     } else {
-      const pair = pairOf(current);
-      if (!pair) return;
+      if (!ledger.pairOf(current)) return;
+      const { id: pair, ...texts } = ledger.pairOf(current);
       const seconds = time.seconds();
-      const { id, ...texts } = pair;
-      keep({ kind: "label", pair: id, ...texts, choice, seconds, peeked });
-      current = next(standing(entries()));
-      last.textContent = `last: ${CHOICES[choice]}, ${show(seconds, 1)} s`;
+      ledger.keep({ kind: "label", pair, ...texts, choice, seconds, peeked });
+      current = next(ledger.done());
+      nodes.last.textContent = `last: ${CHOICES[choice]}, ${show(seconds, 1)} s`;
     }
-    if (root.contains(document.activeElement) && !current) stage.focus({ preventScroll: true });
+    if (root.contains(document.activeElement) && !current) nodes.stage.focus({ preventScroll: true });
     update(view.state);
-    speak(root, `${last.textContent}. ${progressText.textContent}`);
+    speak(root, `${nodes.last.textContent}. ${nodes.progress.textContent}`);
   }
 
-  // Python has the pairs of this labeller, so their texts stay here.
-  function send(records) {
-    if (!view.state.kernel || !records.length) return;
-    const light = records.map((record) => {
-      if (!pairOf(record.pair)) return record;
-      const { prompt: _, left: __, right: ___, ...rest } = record;
-      return rest;
-    });
-    try {
-      view.send({ kind: "labels", have: view.state.log.length, records: light });
-      unreachable = false;
-    } catch { // no kernel: the labels stay in the browser, the status says so, and we try again
-      unreachable = true;
+  function revisit(id) {
+    current = id;
+    update(view.state);
+    nodes.stage.focus();
+  }
+
+  function lookAgain(skipped) {
+    skipped.forEach(ledger.takeBack);
+    revisit(null);
+  }
+
+  function update(state) {
+    ledger.forgetAcknowledged();
+    peeked = peeked || state.log.some((e) => e.peeked);
+    const done = ledger.done();
+    const labelled = state.pairs.filter((pair) => done.has(pair.id)).length;
+    if (!ledger.pairOf(current)) current = next(done);
+    nodes.progress.textContent = `${labelled} of ${count(state.pairs.length, "pair")} labelled`;
+    nodes.bar.style.width = `${(100 * labelled) / (state.pairs.length || 1)}%`;
+    const more = state.left_out ? [`${count(state.left_out, "more pair")} in the notebook: this page has room for ${state.pairs.length}`] : [];
+    nodes.notes.textContent = [...state.notes, ...more].join(" · ");
+    nodes.notes.hidden = !nodes.notes.textContent;
+    drawPair(ledger.pairOf(current), state, done);
+    for (const choice of ["left", "right", "tie", "skip"]) nodes.buttons[choice].disabled = !current;
+    nodes.buttons.undo.disabled = !labelled;
+    drawStatus(nodes, state, ledger, labelled);
+    drawAgreement(nodes, state, done, revisit);
+  }
+
+  function drawPair(pair, state, done) {
+    nodes.task.hidden = !pair;
+    nodes.empty.hidden = Boolean(pair);
+    nodes.verdicts.hidden = !state.pairs.length;
+    if (!pair) drawEnd(nodes, state, [...done.values()].filter((e) => e.choice === "skip" && ledger.pairOf(e.pair)), lookAgain);
+    else if (pair.id !== drawn) {
+      words(nodes.prompt, pair.prompt);
+      nodes.sides.left.put(pair.left);
+      nodes.sides.right.put(pair.right);
+      time.reset();
     }
-    if (!timer) timer = setTimeout(retry, RETRY[Math.min(tries, RETRY.length - 1)]);
+    drawn = pair?.id ?? null;
   }
-
-  function retry() {
-    timer = 0;
-    const left = waiting().filter((r) => !view.state.refused[r.id]);
-    tries = left.length ? tries + 1 : 0;
-    send(left);
-    update(view.state);
-  }
-
-  // ---- keys and buttons
 
   on(root, "keydown", (event) => {
     const choice = KEYS[event.key];
     if (!choice || event.ctrlKey || event.metaKey || event.altKey || event.target.closest(".agree")) return;
-    if (event.key === "ArrowDown" && event.target.closest(".long .words")) return;
+    if (event.key === "ArrowDown" && event.target.closest(".long .words")) return; // scrolls
     event.preventDefault();
     if (!event.repeat) choose(choice); // a key held down labels one pair, not all
   });
-  on(save, "click", () => {
-    const { labeller, annotator, file } = view.state;
-    const own = new Map(box.all().map((r) => [r.id, r]));
-    const whole = entries().map((entry) => {
-      if (own.has(entry.id)) return own.get(entry.id);
-      const { id: _, ...texts } = pairOf(entry.pair) ?? {};
-      return entry.kind === "undo" || texts.left !== undefined ? { ...texts, ...entry, annotator } : null;
-    });
-    const header = { kind: "labels", version: 1, id: labeller, created: new Date().toISOString() };
-    download(file, `${[header, ...whole.filter(Boolean)].map((r) => JSON.stringify(r)).join("\n")}\n`);
-  });
-  on(again, "click", () => {
-    if (again.dataset.sure) {
-      for (const record of box.all()) box.drop(record.id);
+  on(nodes.save, "click", () => download(view.state.file, ledger.file()));
+  on(nodes.again, "click", () => {
+    if (nodes.again.dataset.sure) {
+      for (const record of ledger.box.all()) ledger.box.drop(record.id);
       current = null;
-      delete again.dataset.sure;
-    } else again.dataset.sure = "yes";
+      delete nodes.again.dataset.sure;
+    } else nodes.again.dataset.sure = "yes";
     update(view.state);
   });
-  on(again, "blur", () => { delete again.dataset.sure; update(view.state); });
-  on(agree.querySelector("details"), "toggle", () => {
-    peeked = peeked || agree.querySelector("details").open;
-    drawAgreement(view.state);
+  on(nodes.again, "blur", () => { delete nodes.again.dataset.sure; update(view.state); });
+  on(nodes.details, "toggle", () => {
+    peeked = peeked || nodes.details.open;
+    drawAgreement(nodes, view.state, ledger.done(), revisit);
   });
-
-  // ---- drawing
-
-  function update(state) {
-    const acknowledged = new Set(state.log.map((e) => e.id));
-    if (state.kernel) for (const record of box.all()) if (acknowledged.has(record.id)) box.drop(record.id);
-    peeked = peeked || state.log.some((e) => e.peeked);
-    const done = standing(entries());
-    const labelled = state.pairs.filter((pair) => done.has(pair.id)).length;
-    if (!pairOf(current)) current = next(done);
-    progressText.textContent = `${labelled} of ${count(state.pairs.length, "pair")} labelled`;
-    bar.style.width = `${(100 * labelled) / (state.pairs.length || 1)}%`;
-    const more = state.left_out ? [`${count(state.left_out, "more pair")} in the notebook: this page has room for ${state.pairs.length}`] : [];
-    notes.textContent = [...state.notes, ...more].join(" · ");
-    notes.hidden = !notes.textContent;
-    drawPair(pairOf(current), state, done);
-    for (const choice of ["left", "right", "tie", "skip"]) buttons[choice].disabled = !current;
-    buttons.undo.disabled = !labelled;
-    drawStatus(state, labelled);
-    drawAgreement(state);
-  }
-
-  function drawPair(pair, state, done) {
-    task.hidden = !pair;
-    verdicts.hidden = !state.pairs.length;
-    empty.hidden = Boolean(pair);
-    if (!pair) {
-      drawn = null;
-      drawEnd(state, [...done.values()].filter((e) => e.choice === "skip" && pairOf(e.pair)));
-    } else if (pair.id !== drawn) {
-      drawn = pair.id;
-      words(prompt, pair.prompt);
-      sides.left.put(pair.left);
-      sides.right.put(pair.right);
-      time.reset();
-    }
-  }
-
-  function drawEnd(state, skipped) {
-    empty.replaceChildren();
-    const nothing = state.left_out ? "These pairs are too long for this page: open the notebook to label them." : "There are no pairs to label.";
-    add(empty, "p", {}, state.pairs.length ? "All pairs are labelled. Thank you!" : nothing);
-    if (!skipped.length) return;
-    const button = add(empty, "button", { type: "button" }, `look at ${count(skipped.length, "skipped pair")} again`);
-    on(button, "click", () => {
-      skipped.forEach(takeBack);
-      update(view.state);
-      stage.focus({ preventScroll: true });
-    });
-  }
-
-  function drawStatus(state, labelled) {
-    const left = waiting();
-    const refused = left.filter((r) => state.refused[r.id]);
-    const slow = left.some((r) => Date.now() - Date.parse(r.at) > 1500);
-    const late = state.kernel && left.length > 0 && (slow || unreachable);
-    const labels = (n) => count(n, "label");
-    let text = `every label is in ${state.file}`;
-    if (!labelled && !left.length) text = state.kernel ? `labels go to ${state.file}` : "labels stay in this browser; download them when done";
-    else if (!state.kernel) text = `${labels(left.length)} kept in this browser`;
-    else if (refused.length) text = `${labels(refused.length)} could not be written: ${state.refused[refused[0].id]}`;
-    else if (late) text = `${labels(left.length)} kept in this browser until the kernel answers${unreachable ? " (run the cell again)" : ""}`;
-    else if (left.length) text = "saving …";
-    if (box.fault) text += ` · this browser does not keep labels (${box.fault}): download them before you close the page`;
-    status.className = `status ${late || refused.length || box.fault ? "late" : state.kernel ? "good" : ""}`;
-    statusText.textContent = text;
-    save.hidden = !labelled && !left.length;
-    again.hidden = state.kernel || !left.length;
-    again.textContent = again.dataset.sure ? `sure? ${labels(left.length)} will be deleted` : "start over";
-  }
-
-  function drawAgreement(state) {
-    agree.hidden = !state.against.length || !state.pairs.length;
-    const names = state.against.map((judge) => judge.name).join(", ");
-    summaryNode.textContent = `How far do I agree with ${names}? Best asked at the end: it may lead you.`;
-    agreeBody.replaceChildren();
-    if (!agree.querySelector("details").open) return;
-    const done = standing(entries());
-    const mine = state.pairs.map((pair) => done.get(pair.id)?.choice);
-    for (const { name, verdicts: theirs } of state.against) {
-      const cases = mine.map((choice, i) => [choice, theirs[i], i]).filter(([choice]) => choice);
-      drawJudge(agreeBody, name, agreement(cases));
-      const differ = cases.filter(([a, b]) => ["left right", "right left"].includes(`${a} ${b}`));
-      if (differ.length) drawDifferences(state, name, differ);
-    }
-    const decided = mine.filter((choice) => choice === "left" || choice === "right");
-    const lefts = decided.filter((choice) => choice === "left").length;
-    const times = [...done.values()].map((e) => e.seconds).filter(known).sort((a, b) => a - b);
-    const habits = decided.length ? [`You chose A ${lefts} of ${decided.length} times; the order is random, so about half is to be expected.`] : [];
-    if (times.length) habits.push(`Typical time for a pair: ${show(times[Math.floor((times.length - 1) / 2)], 1)} s.`);
-    add(agreeBody, "p", { class: "fine" }, habits.join(" "));
-  }
-
-  function drawDifferences(state, name, differ) {
-    const list = add(agreeBody, "ul", { class: "differ" });
-    for (const [mine, theirs, i] of differ.slice(0, MANY)) {
-      const item = add(list, "li");
-      const link = add(item, "button", { type: "button", title: "show this pair again" });
-      add(link, "span", { dir: "auto" }, plain(state.pairs[i].prompt).slice(0, 120));
-      on(link, "click", () => {
-        current = state.pairs[i].id;
-        update(view.state);
-        stage.focus();
-      });
-      add(item, "span", { class: "fine" }, `you: ${mine === "left" ? "A" : "B"} · ${name}: ${theirs === "left" ? "A" : "B"}`);
-    }
-    if (differ.length > MANY) add(list, "li", { class: "fine" }, `and ${differ.length - MANY} more`);
-  }
-
-  // ---- other tabs, and labels that an earlier kernel did not take
-
   const fromOtherTab = (event) => { if (event.key?.startsWith("course-labels:")) view.later(); };
   window.addEventListener("storage", fromOtherTab);
-  send(waiting());
+  ledger.send(ledger.waiting()); // what an earlier kernel did not take
   return { update, stop() {
     window.removeEventListener("storage", fromOtherTab);
-    clearTimeout(timer);
+    ledger.stop();
     time.stop();
   } };
 }
