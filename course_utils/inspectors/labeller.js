@@ -158,7 +158,7 @@ function drawStatus(nodes, state, ledger, labelled) {
   else if (left.length) text = "saving …";
   const { fault } = ledger.box;
   if (fault) text += ` · this browser does not keep labels (${fault}): download them before you close the page`;
-  nodes.status.className = `status ${late || refused.length || fault ? "late" : state.kernel ? "good" : ""}`;
+  nodes.status.className = `status ${late || refused.length || fault ? "late" : state.kernel && !left.length ? "good" : ""}`;
   nodes.statusText.textContent = text;
   nodes.save.hidden = !labelled && !left.length;
   nodes.again.hidden = state.kernel || !left.length;
@@ -177,7 +177,8 @@ function drawEnd(nodes, state, skipped, lookAgain) {
 function drawAgreement(nodes, state, done, revisit) {
   nodes.agree.hidden = !state.against.length || !state.pairs.length;
   const names = state.against.map((judge) => judge.name).join(", ");
-  nodes.summary.textContent = `How far do I agree with ${names}? Best asked at the end: it may lead you.`;
+  const early = state.pairs.some((pair) => !done.has(pair.id)) ? " Best asked at the end: it may lead you." : "";
+  nodes.summary.textContent = `How far do I agree with ${names}?${early}`;
   const host = nodes.agreeBody;
   host.replaceChildren();
   if (!nodes.details.open) return;
@@ -290,6 +291,7 @@ function build(view) {
     nodes.task.hidden = !pair;
     nodes.empty.hidden = Boolean(pair);
     nodes.verdicts.hidden = !state.pairs.length;
+    nodes.verdicts.classList.toggle("over", !pair); // only undo is left
     if (!pair) drawEnd(nodes, state, [...done.values()].filter((e) => e.choice === "skip" && ledger.pairOf(e.pair)), lookAgain);
     else if (pair.id !== drawn) {
       words(nodes.prompt, pair.prompt);
