@@ -257,7 +257,7 @@ class RolloutInspector(RunInspector):
         if fit < 2 * len(steps):  # two answers of some steps rather than one of all
             steps = sorted(set(steps[:: -max(1, math.ceil(2 * len(steps) / fit))]))
         left = dict.fromkeys(steps, max(1, fit // max(1, len(steps))))
-        kept = []
+        kept: list[dict[str, Any]] = []
         for rollout, size in sorted(zip(every, sizes, strict=True), key=lambda x: -x[0]["step"]):
             if left.get(rollout["step"], 0) and (room >= size or not kept):
                 left[rollout["step"]] -= 1
