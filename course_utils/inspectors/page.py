@@ -18,6 +18,10 @@ from course_utils.report.markup import Markup, script_json, tag
 _IMPORT = re.compile(r'^import \{[^}]*\} from "(\.{1,2}/[a-z_]+\.js)";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=function |const |class )", re.MULTILINE)
 _COMMENT = re.compile(r"^\s*//.*\n|^\s+|(?<=[;{}),]) +// .*$", re.MULTILINE)
+_DECLARED = re.compile(r"(?:async function|function|const|let|class) (\w+)")
+_WORD = re.compile(r"(?:(?<=\.\.\.)|(?<![\w$.]))[\w$]+")
+_PLAIN_STRING = re.compile(r'"[^"\n$]*"')  # with $ it may be a template's, around code
+_ROOTS = {"initialize", "start", "fakeModel"}  # called by anywidget, by the page and by tests
 _CSS_COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 
 
@@ -37,13 +41,35 @@ def _bodies(name: str, seen: list[str]) -> list[str]:
     return [*found, _EXPORT.sub("", _IMPORT.sub("", text))]
 
 
+def _words(text: str) -> set[str]:
+    """What may be the name of something: no comments, no plain strings, no properties (`.size`)."""
+    return set(_WORD.findall(_PLAIN_STRING.sub('""', _COMMENT.sub("", text))))
+
+
+def _used(imported: str, own: str) -> str:
+    """`imported` without the top-level functions and constants that nothing names.
+
+    A declaration starts at the first column and lasts to the next one.
+    """
+    parts = re.split(rf"(?m)^(?={_DECLARED.pattern})", imported)[::2]
+    names = [found[1] if (found := _DECLARED.match(part)) else None for part in parts]
+    wanted = _words(own) | _ROOTS
+    kept: set[int] = set()
+    while more := {i for i, n in enumerate(names) if n is None or n in wanted} - kept:
+        kept |= more
+        wanted = wanted.union(*(_words(parts[i]) for i in more))
+    return "".join(parts[i] for i in sorted(kept))
+
+
 @functools.cache
 def bundle(name: str) -> str:
-    """One ES module: `name` with what it imports in front, comments and indentation left out.
+    """One ES module: `name` with what it needs of its imports in front, comments and indentation
+    left out.
 
     Its default export is what anywidget wants, {initialize, render}.
     """
-    text = "\n".join(_bodies(name, []))
+    *imported, own = _bodies(name, [])
+    text = _used("\n".join(imported), own) + "\n" + own
     if re.search(r"^import ", text, re.MULTILINE):
         raise CourseError(f'{name}: write imports as `import {{ a, b }} from "./kit.js";`')
     return _COMMENT.sub("", text) + "\nexport default { initialize, render };\n"
@@ -53,7 +79,8 @@ def bundle(name: str) -> str:
 def style(*names: str) -> str:
     """The common style sheet and the inspector's own, without comments and indentation."""
     text = _CSS_COMMENT.sub("", "\n".join(asset(name) for name in ("base.css", *names)))
-    return re.sub(r"\s*\n\s*", "\n", text).strip() + "\n"
+    tight = re.sub(r"\s*([{};,])\s*", r"\1", re.sub(r"\s+", " ", text))
+    return tight.replace(": ", ":").replace(";}", "}").strip() + "\n"
 
 
 def finite(value: Any, digits: int = 4) -> Any:
