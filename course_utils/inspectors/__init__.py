@@ -24,6 +24,14 @@ _LAZY = {
     "AnswerComparer": "answers",
     "ForgettingPlot": "forgetting",
     "AdapterComposer": "composer",
+    "PPOClipExplorer": "explorers.ppo_clip",
+    "KLExplorer": "explorers.kl_estimators",
+    "DPOExplorer": "explorers.dpo_beta",
+    "BradleyTerryExplorer": "explorers.bradley_terry",
+    "LoRAExplorer": "explorers.lora_rank",
+    "NF4Explorer": "explorers.nf4_levels",
+    "MemoryExplorer": "explorers.memory",
+    "KLControlExplorer": "explorers.kl_control",
 }
 
 __all__ = sorted(_LAZY)
