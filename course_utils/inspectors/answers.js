@@ -28,7 +28,7 @@ export function render({ model, el }) {
     on(search, "input", () => view.choose({ find: search.value, at: order(view.state, { ...view.ui, find: search.value })[0] ?? view.ui.at }));
     const prompt = add(view.root, "p", { class: "prompt asked", dir: "auto" });
     const readout = sentenceReadout(view.root);
-    const cards = add(view.root, "div", { class: "answers" });
+    const cards = add(view.root, "div", { class: "replies" });
     const means = fold(view.root, "means over all prompts");
     const note = add(view.root, "p", { class: "fine" });
     let last = [];
@@ -92,12 +92,12 @@ function drawMeans(host, view, state) {
   host.replaceChildren();
   if (!state.parts.length && !state.means.some((m) => known(m.gold))) return;
   const hidden = new Set(view.ui.hidden ?? []);
-  const cards = add(host, "div", { class: "answers" });
+  const cards = add(host, "div", { class: "replies" });
   const most = Math.max(0.01, ...state.means.flatMap((m) => m.parts.filter(known).map(Math.abs)));
   state.means.forEach((mean, i) => {
     const method = state.methods[i];
     if (hidden.has(method.key)) return;
-    const card = add(cards, "article", { class: `answer ${method.tone}` });
+    const card = add(cards, "article", { class: `reply ${method.tone}` });
     const head = add(card, "header");
     const name = add(head, "h4");
     sign(name, method);

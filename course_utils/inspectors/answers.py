@@ -31,7 +31,11 @@ class AnswerComparer(Inspector):
     Raises: CourseError for rows of another shape.
     """
 
-    module, css, title = "answers.js", ("viewers.css",), "The same prompt, different models"
+    module, css, title = (
+        "answers.js",
+        ("viewers.css", "cards.css"),
+        "The same prompt, different models",
+    )
 
     def __init__(
         self,

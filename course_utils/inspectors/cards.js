@@ -37,13 +37,13 @@ export function partScale(answers) {
 // One answer of a method: {label, tone, shape}. options: parts [{name, help}], scale, note (what the
 // sentence under the pointer is), best, extra ([[name, value]] below the head).
 export function answerCard(parent, method, answer, { parts = [], scale = 1, best = false, note = null } = {}) {
-  const card = add(parent, "article", { class: `answer ${method.tone ?? ""}`, "aria-label": method.label });
+  const card = add(parent, "article", { class: `reply ${method.tone ?? ""}`, "aria-label": method.label });
   const head = add(card, "header");
   const name = add(head, "h4");
   if (method.shape) sign(name, method);
   add(name, "span", {}, method.label);
   if (!answer) {
-    add(card, "p", { class: "said none" }, "no answer recorded");
+    add(card, "p", { class: "quoted none" }, "no answer recorded");
     return card;
   }
   if (known(answer.gold)) add(head, "b", { title: "gold reward" }, show(answer.gold));
@@ -58,7 +58,7 @@ export function answerCard(parent, method, answer, { parts = [], scale = 1, best
 }
 
 function said(card, answer, note, label) {
-  const host = add(card, "div", { class: "said", dir: "auto" });
+  const host = add(card, "div", { class: "quoted", dir: "auto" });
   if (!textOf(answer)) {
     host.classList.add("none");
     host.textContent = "an empty answer";
@@ -74,7 +74,7 @@ function said(card, answer, note, label) {
       read: (i) => note?.(label, answer.said[i]),
     });
     host.classList.remove("tokens");
-    host.classList.add("said");
+    host.classList.add("quoted");
   }
 }
 

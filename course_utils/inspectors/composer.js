@@ -11,7 +11,7 @@ export function render({ model, el }) {
   return inspect({ model, el }, (view) => {
     add(add(view.root, "div", { class: "head" }), "h3", {}, "Mixing adapters");
     const mix = add(view.root, "div", { class: "mix" });
-    const knobs = add(mix, "div", { class: "knobs", role: "group", "aria-label": "weights of the adapters" });
+    const knobs = add(mix, "div", { class: "dials", role: "group", "aria-label": "weights of the adapters" });
     const styles = add(mix, "div", { class: "styles", role: "list", "aria-label": "style scores" });
     const said = add(view.root, "p", { class: "state", role: "status" });
     const sweeps = add(view.root, "div", { class: "sweeps" });
@@ -145,7 +145,7 @@ function makeKnobs(host, view, asker) {
   const [low, high] = [levels[0], levels.at(-1)];
   add(host, "h4", {}, "weights");
   const rows = adapters.map((adapter, i) => {
-    const row = add(host, "label", { class: `knob ${adapter.tone}` });
+    const row = add(host, "label", { class: `dial ${adapter.tone}` });
     sign(row, adapter);
     add(row, "span", {}, adapter.label);
     const range = add(row, "input", { type: "range", min: low, max: high, step: Number(((high - low) / 40).toPrecision(3)), "aria-label": `weight of ${adapter.label}` });
@@ -154,7 +154,7 @@ function makeKnobs(host, view, asker) {
     on(range, "input", () => choose(view, asker, view.ui.weights.map((w, k) => (k === i ? Number(range.value) : w))));
     return [range, value];
   });
-  const presets = add(host, "div", { class: "presets", role: "group", "aria-label": "presets" });
+  const presets = add(host, "div", { class: "quick", role: "group", "aria-label": "presets" });
   const preset = (label, of) => on(add(presets, "button", { type: "button" }, label), "click", () => choose(view, asker, adapters.map((_, i) => clamp(of(i), low, high))));
   preset("none", () => 0);
   if (adapters.length <= 6) adapters.forEach((a, k) => preset(`only ${a.label}`, (i) => (i === k ? 1 : 0)));
@@ -182,7 +182,7 @@ function drawStyles(host, state, scores) {
     const row = add(host, "div", { class: `style ${style.tone}`, role: "listitem", "aria-label": `${style.label} ${show(scores[s])}` });
     sign(row, style);
     add(row, "span", {}, style.label);
-    const track = add(row, "span", { class: "track", "aria-hidden": "true" });
+    const track = add(row, "span", { class: "meter", "aria-hidden": "true" });
     if (known(scores[s])) {
       const bar = add(track, "i");
       bar.style.left = `${Math.min(across(0), across(scores[s]))}%`;
@@ -235,10 +235,10 @@ function drawAnswers(host, state, now) {
   host.replaceChildren();
   host.hidden = !state.prompts.length;
   if (!texts.length) add(host, "p", { class: "fine" }, state.cut ? "This page holds the answers of the sliders' ends only." : "No answers at this setting.");
-  const cards = add(host, "div", { class: "answers two" });
+  const cards = add(host, "div", { class: "replies broad" });
   for (const [prompt, text] of texts) {
-    const card = add(cards, "article", { class: "answer" });
+    const card = add(cards, "article", { class: "reply" });
     add(card, "p", { class: "prompt", dir: "auto" }, prompt);
-    add(card, "p", { class: `said ${text ? "" : "none"}`, dir: "auto" }, text || "an empty answer");
+    add(card, "p", { class: `quoted ${text ? "" : "none"}`, dir: "auto" }, text || "an empty answer");
   }
 }

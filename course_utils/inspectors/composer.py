@@ -46,7 +46,11 @@ class AdapterComposer(Inspector):
     Source: weighted sums of LoRA updates, ΔW = Σ w_i ΔW_i (task arithmetic, Ilharco et al. 2022).
     """
 
-    module, css, title = "composer.js", ("viewers.css",), "Mixing adapters"
+    module, css, title = (
+        "composer.js",
+        ("viewers.css", "cards.css", "composer.css"),
+        "Mixing adapters",
+    )
 
     def __init__(
         self,

@@ -12,8 +12,8 @@ export function render({ model, el }) {
     add(head, "h3", {}, "What each method forgets");
     const putKeys = methodKeys(head, view);
     const empty = add(view.root, "p", { class: "empty" }, "No measurements yet.");
-    const board = add(view.root, "div", { class: "figures" });
-    const paths = figure(board, view, "up: the base model's text is forgotten · right: the task is learnt", "wide");
+    const board = add(view.root, "div", { class: "views" });
+    const paths = figure(board, view, "up: the base model's text is forgotten · right: the task is learnt", "full");
     const put = slider(paths.foot, "task loss to compare at", { min: 0, max: STEPS }, (level) => view.choose({ level }));
     const ranking = add(paths.box, "div", { class: "ranking" });
     const task = figure(board, view, "task loss by step");
@@ -98,7 +98,7 @@ function drawPaths(host, width, state, hidden) {
   if (before.size === 1) {
     const y = sy([...before][0]);
     add(plot, "line", { x1: box.left, x2: box.right, y1: y, y2: y, class: "reference" });
-    add(plot, "text", { x: box.right - 4, y: y + 14, "text-anchor": "end", class: "note" }, "before training");
+    add(plot, "text", { x: box.right - 4, y: y + 14, "text-anchor": "end", class: "caption" }, "before training");
   }
   for (const [{ tone }, path] of seen) line(plot, path.map((p) => [sx(p[1]), sy(p[2])]), tone);
   for (const [{ tone, shape }, path] of seen) {
@@ -140,17 +140,17 @@ function rank(host, state, hidden, found) {
     const one = add(host, "div", { class: `rank ${m.tone}` });
     sign(one, m);
     add(one, "span", { class: "who" }, m.label);
-    return [one, add(one, "span", { class: "track", "aria-hidden": "true" }), add(one, "b", {}, text)];
+    return [one, add(one, "span", { class: "meter", "aria-hidden": "true" }), add(one, "b", {}, text)];
   };
   for (const { i, lost, step } of shown) {
     const [one, track] = row(state.methods[i], signed(lost));
     add(track, "i").style.width = `${Math.max(0, (100 * lost) / most)}%`;
-    add(one, "span", { class: "at" }, `step ${brief(step).replace(/\.0+$/, "")}`);
+    add(one, "span", { class: "aside" }, `step ${brief(step).replace(/\.0+$/, "")}`);
   }
   state.methods.forEach((m, i) => {
     if (found[i] || hidden.has(m.key)) return;
     const [one] = row(m, "–");
-    add(one, "span", { class: "at" }, `its lowest is ${show(Math.min(...state.paths[i].map((p) => p[1])), 3)}`);
+    add(one, "span", { class: "aside" }, `its lowest is ${show(Math.min(...state.paths[i].map((p) => p[1])), 3)}`);
   });
 }
 

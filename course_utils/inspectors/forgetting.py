@@ -39,7 +39,7 @@ class ForgettingPlot(Inspector):
     Raises: CourseError for rows without a step, or for a method whose rows have neither key.
     """
 
-    module, css, title = "forgetting.js", ("viewers.css",), "What each method forgets"
+    module, css, title = "forgetting.js", ("viewers.css", "ranking.css"), "What each method forgets"
 
     def __init__(
         self,

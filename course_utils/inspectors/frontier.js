@@ -17,8 +17,8 @@ export function render({ model, el }) {
     ], (root) => view.choose({ root }));
     const putKeys = methodKeys(view.root, view);
     const empty = add(view.root, "p", { class: "empty" }, "No points yet.");
-    const board = add(view.root, "div", { class: "figures" });
-    const chart = figure(board, view, "gold reward over KL to the reference", "wide");
+    const board = add(view.root, "div", { class: "views" });
+    const chart = figure(board, view, "gold reward over KL to the reference", "full");
     const putBudget = slider(chart.foot, "KL budget", { min: 0, max: STEPS }, (k) => view.choose({ budget: k }));
     const ranking = add(view.root, "div", { class: "ranking" });
     const said = add(view.root, "section", { class: "reader", "aria-label": "answers of the chosen point" });
@@ -135,11 +135,11 @@ function rank(host, view, state, hidden, budget) {
     const row = add(host, "button", { type: "button", class: `rank ${method.tone}`, "data-rank": p.method, "aria-pressed": String(i === view.ui.at), title: "show its answers" });
     sign(row, method);
     add(row, "span", { class: "who" }, method.label);
-    const bar = add(add(row, "span", { class: "track", "aria-hidden": "true" }), "i");
+    const bar = add(add(row, "span", { class: "meter", "aria-hidden": "true" }), "i");
     bar.style.left = `${Math.min(across(0), across(p.gold))}%`;
     bar.style.width = `${Math.abs(across(p.gold) - across(0))}%`;
     add(row, "b", {}, show(p.gold));
-    add(row, "span", { class: "at" }, [p.label !== method.label && p.label, `${brief(p.kl)} nats`].filter(Boolean).join(", "));
+    add(row, "span", { class: "aside" }, [p.label !== method.label && p.label, `${brief(p.kl)} nats`].filter(Boolean).join(", "));
     on(row, "click", () => view.choose({ at: i }));
   }
   if (!order.length) add(host, "p", { class: "fine" }, "No method has a point of so little KL.");
@@ -172,7 +172,7 @@ function showPoint(host, view, state) {
   for (const answer of p.answers) {
     if (answer.prompt) add(host, "p", { class: "prompt", dir: "auto" }, answer.prompt);
     const other = p.method === "sft" ? null : reference(state, answer.prompt);
-    const cards = add(host, "div", { class: "answers two" });
+    const cards = add(host, "div", { class: "replies broad" });
     const scale = partScale([answer, other ?? answer]);
     const options = { parts: state.parts, scale, note: readout.say };
     if (other) answerCard(cards, state.methods.find((m) => m.key === "sft"), other, options);

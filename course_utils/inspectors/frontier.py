@@ -36,7 +36,11 @@ class FrontierViewer(Inspector):
     Source: Gao et al. 2022 (reward over √KL).
     """
 
-    module, css, title = "frontier.js", ("viewers.css",), "Reward for KL: the frontier"
+    module, css, title = (
+        "frontier.js",
+        ("viewers.css", "cards.css", "ranking.css"),
+        "Reward for KL: the frontier",
+    )
 
     def __init__(
         self,
@@ -133,17 +137,17 @@ class FrontierViewer(Inspector):
         )
 
     def shortened(self, budget: int) -> dict[str, Any]:
-        """All points; of their answers as many as fit, the last of each method to the end."""
-        state = self._state
-        most = max((len(p["answers"]) for p in state["points"]), default=0)
-        every = 1
-        while json_bytes(state) > budget and every < 1000:
+        """All points; of their answers as many as fit, those of each method's last point longest."""
+        rows = self._state["points"]
+        last = {p["method"]: i for i, p in enumerate(rows)}.values()
+        state, most, every = self._state, max((len(p["answers"]) for p in rows), default=0), 1
+        while json_bytes(state) > budget and most:
             if most > 1:
                 most //= 2
+            elif every <= len(rows):
+                every += 1 + every // 4
             else:
-                every += 1
-            rows = self._state["points"]
-            last = {p["method"]: i for i, p in enumerate(rows)}.values()
+                most = 0  # no answers at all
             kept = [
                 {**p, "answers": p["answers"][:most] if i % every == 0 or i in last else []}
                 for i, p in enumerate(rows)

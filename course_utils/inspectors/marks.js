@@ -59,12 +59,12 @@ export function methodKeys(parent, view) {
 // A chart with its heading. put(needs, draw) calls draw(host, width) when one of `needs` or the width
 // is another than last time; the keyboard's focus stays on the chart.
 export function figure(parent, view, title, classes = "") {
-  const box = add(parent, "figure", { class: `figure ${classes}` });
+  const box = add(parent, "figure", { class: `viewed ${classes}` });
   const head = add(box, "figcaption");
   add(head, "h4", {}, title);
   const note = add(head, "span", { class: "fine" });
   const host = add(box, "div", { class: "plot" });
-  const foot = add(box, "div", { class: "foot" });
+  const foot = add(box, "div", { class: "under" });
   let last = [];
   let drawn = null;
   requestAnimationFrame(() => responsive(host, view.later));

@@ -11,9 +11,9 @@ const MOST_SPECKS = 1500; // points drawn per side
 export function render({ model, el }) {
   return inspect({ model, el }, (view) => {
     add(add(view.root, "div", { class: "head" }), "h3", {}, "What the reward model has learnt");
-    const numbers = add(view.root, "div", { class: "numbers" });
+    const numbers = add(view.root, "div", { class: "headline" });
     const empty = add(view.root, "p", { class: "empty", hidden: true });
-    const board = add(view.root, "div", { class: "figures" });
+    const board = add(view.root, "div", { class: "views" });
     const figures = {
       scores: figure(board, view, "Scores: better answers above, worse below"),
       margins: figure(board, view, "Margins: reward(chosen) − reward(rejected)"),
@@ -154,8 +154,8 @@ function drawCalibration(chart, state, scale) {
       y: { domain: [low, 1.02], format: (v) => `${Math.round(100 * v)}%`, count: 4 },
     });
     add(plot, "path", { d: `M${sx(0.5)},${sy(0.5)}L${sx(1)},${sy(1)}`, class: "reference" });
-    add(plot, "text", { x: sx(0.5) + 8, y: box.top + 14, class: "note" }, "above the dotted line: too modest");
-    add(plot, "text", { x: box.right - 4, y: box.bottom - 8, "text-anchor": "end", class: "note" }, "below: too sure of itself");
+    add(plot, "text", { x: sx(0.5) + 8, y: box.top + 14, class: "caption" }, "above the dotted line: too modest");
+    add(plot, "text", { x: box.right - 4, y: box.bottom - 8, "text-anchor": "end", class: "caption" }, "below: too sure of itself");
     const most = Math.max(...found.bins.map((b) => b[2]), 1);
     for (const [p, share] of found.bins) add(plot, "line", { x1: sx(p), x2: sx(p), y1: sy(p), y2: sy(share), class: "whisker c-ppo" });
     line(plot, found.bins.map(([p, share]) => [sx(p), sy(share)]), "c-sft");
@@ -244,7 +244,7 @@ function makeReader(view) {
   });
   const put = slider(controls, "pair", {}, go);
   const prompt = add(host, "p", { class: "prompt", dir: "auto" });
-  const both = add(host, "div", { class: "answers two" });
+  const both = add(host, "div", { class: "replies broad" });
   const verdict = add(host, "p", { class: "fine" });
   verdict.style.marginTop = "8px";
   return (state) => {
@@ -259,11 +259,11 @@ function makeReader(view) {
     both.replaceChildren();
     const row = state.pairs[i];
     ["chosen", "rejected"].forEach((name, side) => {
-      const card = add(both, "article", { class: `answer ${side ? "c-ppo" : "c-sft"}` });
+      const card = add(both, "article", { class: `reply ${side ? "c-ppo" : "c-sft"}` });
       const head = add(card, "header");
       add(head, "h4", {}, `${name}${known(row[2 + side]) ? ` · ${lengthText(row[2 + side])} ${state.unit}` : ""}`);
       add(head, "b", {}, show(row[side]));
-      add(card, "p", { class: `said ${texts[side] ? "" : "none"}`, dir: "auto" }, texts[side] || "an empty answer");
+      add(card, "p", { class: `quoted ${texts[side] ? "" : "none"}`, dir: "auto" }, texts[side] || "an empty answer");
     });
     const margin = row[0] - row[1];
     const sure = 1 / (1 + Math.exp(-Math.abs(margin)));

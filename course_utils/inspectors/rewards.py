@@ -37,7 +37,11 @@ class RewardInspector(Inspector):
     et al. 2023.
     """
 
-    module, css, title = "rewards.js", ("viewers.css",), "What the reward model has learnt"
+    module, css, title = (
+        "rewards.js",
+        ("viewers.css", "cards.css", "rewards.css"),
+        "What the reward model has learnt",
+    )
 
     def __init__(
         self,
