@@ -32,6 +32,8 @@ export function render({ model, el }) {
     const means = fold(view.root, "means over all prompts");
     const note = add(view.root, "p", { class: "fine" });
     let last = [];
+    let meant = []; // for which the means were drawn
+    let scale = [null, 1]; // one for all prompts, so that a bar of one can be compared with another's
     return (state) => {
       putKeys(state.methods);
       markOrder(view.ui.order);
@@ -50,7 +52,12 @@ export function render({ model, el }) {
       cards.replaceChildren();
       prompt.textContent = row ? row.prompt : some ? "" : null;
       if (!row) add(cards, "p", { class: "empty" }, some ? "No prompt or answer contains this." : "No answers yet.");
-      else drawCards(view, cards, row, readout.say);
+      else {
+        if (scale[0] !== state) scale = [state, partScale(state.rows.flatMap((r) => r.answers.filter(Boolean)))];
+        drawCards(view, cards, row, scale[1], readout.say);
+      }
+      if (state === meant[0] && view.ui.hidden === meant[1]) return;
+      meant = [state, view.ui.hidden];
       drawMeans(means, view, state);
     };
   });
@@ -74,14 +81,12 @@ function go(view, by) {
   if (found.length) view.choose({ at: found[clamp(found.indexOf(view.ui.at) + by, 0, found.length - 1)] });
 }
 
-function drawCards(view, host, row, say) {
+function drawCards(view, host, row, scale, say) {
   const { state } = view;
   const hidden = new Set(view.ui.hidden ?? []);
   const seen = row.answers.map((a, i) => [a, state.methods[i]]).filter(([, m]) => !hidden.has(m.key));
   const found = seen.map(([a]) => a?.gold).filter(known);
   const top = found.length > 1 && Math.max(...found) > Math.min(...found) ? Math.max(...found) : null;
-  // One scale for all prompts, so that a bar of one prompt can be compared with another's.
-  const scale = partScale(state.rows.flatMap((r) => r.answers.filter(Boolean)));
   for (const [answer, method] of seen) {
     answerCard(host, method, answer, { parts: state.parts, scale, note: say, best: top !== null && answer?.gold === top });
   }

@@ -13,7 +13,7 @@ export function render({ model, el }) {
     const putKeys = methodKeys(head, view);
     const empty = add(view.root, "p", { class: "empty" }, "No measurements yet.");
     const board = add(view.root, "div", { class: "views" });
-    const paths = figure(board, view, "up: the base model's text is forgotten · right: the task is learnt", "full");
+    const paths = figure(board, view, "base-corpus loss (up: forgotten) against task loss (right: learnt)", "full");
     const put = slider(paths.foot, "task loss to compare at", { min: 0, max: STEPS }, (level) => view.choose({ level }));
     const ranking = add(paths.box, "div", { class: "ranking" });
     const task = figure(board, view, "task loss by step");

@@ -137,7 +137,7 @@ class FrontierViewer(Inspector):
         )
 
     def shortened(self, budget: int) -> dict[str, Any]:
-        """All points; of their answers as many as fit, those of each method's last point longest."""
+        """All points; as many of their answers as fit, those of each last point longest."""
         rows = self._state["points"]
         last = {p["method"]: i for i, p in enumerate(rows)}.values()
         state, most, every = self._state, max((len(p["answers"]) for p in rows), default=0), 1

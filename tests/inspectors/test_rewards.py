@@ -260,6 +260,12 @@ def test_within_pairs_is_another_chart_and_slope(page: Any) -> None:
     assert "margin" in after
 
 
+def test_without_lengths_there_is_no_chart_of_them(live: Any) -> None:
+    page = live(RewardInspector([1.0, 2.0, 0.0], [0.5, 0.0, 1.0]))
+    assert page.locator(".viewed:visible").count() == 3
+    assert not page.locator(".reader").is_visible()
+
+
 def test_looks(show: Any, shot: Any) -> None:
     inspector = RewardInspector(**scores(400), pairs=texts(400))
     for name, options in (("light", {}), ("dark", {"dark": True}), ("narrow", {"width": 400})):

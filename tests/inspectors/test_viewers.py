@@ -2,12 +2,36 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from course_utils import inspectors
 from course_utils.inspectors import page
 from course_utils.inspectors.methods import SHAPES, method_key, methods
 
 HERE = Path(page.__file__).parent
 OWN = ("viewers.css", "cards.css", "ranking.css", "rewards.css", "composer.css")
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("RewardInspector", ([1.0, 2.0], [0.0, 3.0])),
+        ("FrontierViewer", ([{"method": "ppo", "kl": 1.0, "gold": 2.0}],)),
+        ("AnswerComparer", ([{"prompt": "p", "answers": {"sft": "hello"}}],)),
+        ("ForgettingPlot", ({"full": [{"step": 0, "task_loss": 2.0, "base_loss": 1.0}]},)),
+        ("AdapterComposer", (["a"], lambda weights: {"style": weights["a"]})),
+    ],
+)
+def test_three_layers_of_each(name: str, given: tuple[Any, ...]) -> None:
+    inspector = getattr(inspectors, name)(*given)
+    data, _ = inspector.mimebundle()
+    assert data["text/plain"] == repr(inspector)
+    assert data["text/plain"].startswith(f"{name}: ")
+    assert "application/vnd.jupyter.widget-view+json" in data
+    assert len(data["text/html"].encode()) < 60_000
+    assert inspector.summary()
 
 
 def test_up_to_eight_methods_differ_in_colour_and_in_mark() -> None:
