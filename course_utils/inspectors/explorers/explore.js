@@ -100,7 +100,7 @@ function chooser(box, field, pick) {
   const { label, name, options } = field;
   if (options.map(([value, text = value]) => text).join("").length <= 26) {
     add(box, "span", {}, label);
-    return choice(box, label, options, (value) => pick({ [name]: value }));
+    return choice(box, label, options.map(([value, text = value]) => [value, text]), (value) => pick({ [name]: value }));
   }
   const host = add(box, "label");
   add(host, "span", {}, label);

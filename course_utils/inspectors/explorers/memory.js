@@ -77,7 +77,7 @@ export function render({ model, el }) {
         put([
           ["total", gib(found.total), `${gib(found.peak)} of tensors`],
           ["smallest card", smallest ? smallest[0] : "none", smallest ? `${gib(smallest[1] * GIB - found.total)} to spare` : `${gib(found.total - Math.max(...state.gpus.map(([, room]) => room)) * GIB)} too much for the largest`],
-          ["a parameter", `${brief(found.total / found.parameters)} bytes`, `${brief(found.parameters / 1e9)} B parameters`],
+          ["per parameter", `${brief(found.total / found.parameters)} bytes`, `${brief(found.parameters / 1e9)} B parameters`],
           ...(found.paged ? [["paged", gib(found.paged), "optimizer states, in the CPU's memory if need be"]] : []),
         ]);
       };

@@ -5,6 +5,7 @@ from typing import Any
 
 from course_utils.errors import CourseError
 from course_utils.inspectors.explorers.explorer import Choice, Explorer, Number, Preset
+from course_utils.inspectors.page import json_bytes
 from course_utils.memory import (
     GPUS,
     RECIPES,
@@ -132,6 +133,17 @@ class MemoryExplorer(Explorer):
             },
             "gpus": [[name, GPUS[name]] for name in CARDS],
         }
+
+    def shortened(self, budget: int) -> dict[str, Any]:
+        """As many of the models as fit, the chosen one in any case."""
+        state = self.state
+        options = next(field for field in state["inputs"] if field["name"] == "model")["options"]
+        for name in [name for name in reversed(state["shapes"]) if name != self.chosen["model"]]:
+            if json_bytes(state) <= budget:
+                break
+            del state["shapes"][name]
+            options.remove([name])
+        return state
 
     def numbers(self, chosen: dict[str, Any]) -> dict[str, Any]:
         """Bytes: terms (of the worst moment), context, fragmentation, total, peak, paged, moments

@@ -3,9 +3,8 @@
 
 import { Refusal } from "./explore.js";
 
-const FP32 = 4;
 const BYTES = { fp32: 4, bf16: 2, fp16: 2 };
-const MIB = 2 ** 20;
+const [FP32, MIB] = [4, 2 ** 20];
 const FINAL = "final norm, positions, ids";
 const CHECKPOINTS = "checkpoints (inputs of the blocks)";
 const sum = (values) => values.reduce((a, b) => a + b, 0);
@@ -17,6 +16,8 @@ const MATRICES = {
   opt: ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
   llama: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
 };
+
+const outputAt = ({ family }) => (family === "gpt2" ? 1 : 3); // the last matrix of the attention
 
 // A model's shape from its row in the state: linears are [name, inputs, outputs, bias].
 export function shapeOf(name, { columns, shapes }) {
@@ -143,25 +144,18 @@ function modelBytes(shape, r) {
 
 // ---- activations.py -------------------------------------------------------------------------------
 
-const ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "attn.c_attn", "attn.c_proj"];
-const NAMES = {
-  gpt2: [["attn.c_attn"], ["mlp.c_fc"], ["mlp.c_proj"], "attn.c_proj"],
-  opt: [["q_proj", "k_proj", "v_proj"], ["fc1"], ["fc2"], "out_proj"],
-  llama: [["q_proj", "k_proj", "v_proj"], ["gate_proj", "up_proj"], ["down_proj"], "o_proj"],
-};
-
 // Bytes that a block keeps, of its attention and of its MLP, and the work of either's backward.
 function blockBytes(shape, r, batch, seq) {
-  const n = batch * seq;
-  const { hidden: d, ffn: f, family } = shape;
+  const [n, d, f, family] = [batch * seq, shape.hidden, shape.ffn, shape.family];
   let out = r.method === "qlora" ? r.residual : r.compute;
-  const [first, second, inner, output] = NAMES[family];
+  const names = MATRICES[family];
+  const split = outputAt(shape);
   const qWidth = shape.heads * shape.head_dim;
   const reads = (names, size, width, kept = false) => readBytes(r, names, size, n, width, kept);
-  let attention = normBytes(shape, r, n) + reads(first, n * d, r.residual);
+  let attention = normBytes(shape, r, n) + reads(names.slice(0, split), n * d, r.residual);
   attention += attentionBytes(shape, r, batch, seq);
-  attention += reads([output], n * qWidth, r.compute, r.attention !== "eager");
-  let mlp = normBytes(shape, r, n) + reads(second, n * d, r.residual);
+  attention += reads([names[split]], n * qWidth, r.compute, r.attention !== "eager");
+  let mlp = normBytes(shape, r, n) + reads(names.slice(split + 1, -1), n * d, r.residual);
   const wide = n * f * out;
   if (family === "llama") mlp += 3 * wide;
   else if (family === "opt") mlp += wide;
@@ -169,15 +163,15 @@ function blockBytes(shape, r, batch, seq) {
     mlp += wide + 3 * n * f * FP32;
     out = FP32;
   } else mlp += 4 * wide;
-  mlp += reads(inner, n * f, out, family === "opt");
+  mlp += reads(names.slice(-1), n * f, out, family === "opt");
   return { attention, mlp, saved: attention + mlp, attentionWork: attentionWork(shape, r, batch, seq), mlpWork: mlpWork(shape, r, n, out) };
 }
 
 function mlpWork(shape, r, n, out) {
   const [wide, size] = [n * shape.ffn, n * shape.hidden];
-  const casts = BYTES[r.adapters] !== (r.autocast === "none" ? r.residual : r.compute);
-  if (!(r.peft && casts)) return 2 * wide * out + size * r.residual;
   const own = BYTES[r.adapters];
+  const casts = own !== (r.autocast === "none" ? r.residual : r.compute);
+  if (!(r.peft && casts)) return 2 * wide * out + size * r.residual;
   if (r.autocast === "none") return wide * own + 6 * size * r.residual;
   return wide * (out + own) + size * ((shape.family === "llama" ? 2 : 3) * r.residual + 3 * r.compute);
 }
@@ -205,10 +199,8 @@ function readBytes(r, names, size, n, width, kept) {
 }
 
 function attentionBytes(shape, r, batch, seq) {
-  const n = batch * seq;
-  const comp = r.compute;
-  const q = n * shape.heads * shape.head_dim;
-  const kv = n * shape.kv_heads * shape.head_dim;
+  const [n, comp] = [batch * seq, r.compute];
+  const [q, kv] = [shape.heads, shape.kv_heads].map((heads) => n * heads * shape.head_dim);
   let kept = 0;
   if (shape.qk_norm) {
     kept += (q + kv) * FP32 + n * (shape.heads + shape.kv_heads) * FP32;
@@ -252,8 +244,7 @@ export function estimate(shape, recipe, seq, batch, completion = null) {
 // As Python's round().
 function halfToEven(x) {
   const low = Math.floor(x);
-  if (x - low === 0.5) return low % 2 ? low + 1 : low;
-  return Math.round(x);
+  return x - low === 0.5 ? low + (low % 2) : Math.round(x);
 }
 
 function momentsOf(shape, r, seq, batch, completion) {
@@ -323,7 +314,7 @@ function backward(s, kept) {
 }
 
 function blockWork({ shape, r, block }) {
-  const mlp = shape.linears.filter(([name]) => !ATTENTION.includes(name)).map((x) => weightsOf(x) * r.residual);
+  const mlp = shape.linears.slice(outputAt(shape) + 1).map((x) => weightsOf(x) * r.residual);
   const [lastBytes, mlpBytes] = r.peft ? [0, 0] : [mlp.at(-1), sum(mlp)];
   const work = Math.max(block.mlpWork + lastBytes, block.attentionWork + mlpBytes - block.mlp);
   return r.peft ? work + matrixWork(shape, r) : work;
@@ -397,7 +388,7 @@ function sampling(s) {
   return { "KV cache": cache, "working set": Math.max(logits, forwardWork(s, s.sampled, s.seq - s.completion)) };
 }
 
-// The most rows at a time that fit into `room` bytes.
+// The most rows at a time that fit into `room` bytes (gpus.py).
 export function largestBatch(shape, recipe, seq, room) {
   const fits = (batch) => estimate(shape, recipe, seq, batch).total <= room;
   if (!fits(1)) return 0;
@@ -405,8 +396,7 @@ export function largestBatch(shape, recipe, seq, room) {
   while (high <= 2 ** 20 && fits(high)) [low, high] = [high, 2 * high];
   while (high - low > 1) {
     const middle = Math.floor((low + high) / 2);
-    if (fits(middle)) low = middle;
-    else high = middle;
+    [low, high] = fits(middle) ? [middle, high] : [low, middle];
   }
   return low;
 }

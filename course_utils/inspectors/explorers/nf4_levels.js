@@ -199,8 +199,7 @@ function saw(draw, c, found, tone, pick) {
   curve(made, [-1, 1], error, tone, 800);
   const y = made.sy(found.error);
   add(made.plot, "circle", { cx: made.sx(c.probe), cy: y, r: 6, class: `point ${tone}` });
-  const right = c.probe > 0.3;
-  add(made.plot, "text", { x: made.sx(c.probe) + (right ? -10 : 10), y: y - 8, "text-anchor": right ? "end" : "start", class: "name" }, `${brief(c.probe)} → ${brief(found.level)}`);
+  add(made.plot, "text", { x: made.sx(0), y: made.box.top + 12, "text-anchor": "middle", class: "name" }, `${brief(c.probe)} becomes ${brief(found.level)}`);
   const stops = [];
   for (let i = -50; i <= 50; i++) stops.push({ w: i / 50, x: made.sx(i / 50), y: made.sy(error(i / 50)), title: `w / s = ${brief(i / 50)}`, rows: [["level", brief(i / 50 + error(i / 50))], ["error", brief(error(i / 50))]] });
   interact(made.svg, stops, { flat: true, onPick: (i) => pick({ probe: stops[i].w }) });
