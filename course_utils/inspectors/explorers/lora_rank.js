@@ -38,7 +38,7 @@ export function compute(c, state) {
   };
 }
 
-const WAYS = [["few", "q, v", "c-best-of-n"], ["attention", "attention", "c-ppo"], ["all", "all linear", "c-sft"]];
+const WAYS = [["few", "q, v", "c-best-of-n", "dots"], ["attention", "attention", "c-ppo", "held"], ["all", "all linear", "c-sft", ""]];
 const digits = (share) => `${Number((100 * share).toPrecision(3))}%`;
 
 export function render({ model, el }) {
@@ -51,7 +51,7 @@ export function render({ model, el }) {
       const pair = add(stage, "div", { class: "pair" });
       const left = add(pair, "div");
       const drawShare = chart(left, "share that trains (shaded: 0.1 to 1%)");
-      keys(left, WAYS.map(([, text, tone]) => [text, tone]));
+      keys(left, WAYS.map(([, text, tone, dash]) => [text, `${tone} ${dash}`, dash === "held"]));
       const right = add(pair, "div");
       const drawEnergy = chart(right, "energy of ΔW that rank r can hold");
       const energyNote = add(right, "p", { class: "fine" });
@@ -111,9 +111,9 @@ function shares(draw, shape, c, found, pick) {
   });
   const { sx, sy, box, under } = made;
   add(under, "rect", { x: box.left, width: box.right - box.left, y: sy(1), height: sy(0.1) - sy(1), class: "band" });
-  for (const [which, , tone] of WAYS) {
+  for (const [which, , tone, dash] of WAYS) {
     const most = Math.min(256, limit(shape, which));
-    line(made.inner, Array.from({ length: 41 }, (_, i) => most ** (i / 40)).map((rank) => [sx(rank), sy(of(which, rank))]), `${tone} ${which === c.targets ? "" : "thin"}`);
+    line(made.inner, Array.from({ length: 41 }, (_, i) => most ** (i / 40)).map((rank) => [sx(rank), sy(of(which, rank))]), `${tone} ${dash} ${which === c.targets ? "" : "thin"}`);
   }
   here(made, c.rank, 100 * found.share, WAYS.find(([which]) => which === c.targets)[2]);
   const stops = logTicks(domain, 2).map((rank) => ({ rank, x: sx(rank), y: box.top, title: `rank ${rank}`, rows: WAYS.map(([which, text]) => [text, digits(of(which, rank) / 100)]) }));
