@@ -49,7 +49,11 @@ function grouped(found) {
   }).filter(({ size }) => size);
 }
 
-const gib = (bytes) => { const v = bytes / GIB; return `${v >= 100 ? show(v, 0) : v >= 0.995 ? show(v, 1) : brief(v)} GiB`; };
+const gib = (bytes) => {
+  const v = bytes / GIB;
+  if (v < 0.0995) return `${v * 1024 < 0.995 ? "< 1" : show(v * 1024, 0)} MiB`;
+  return `${show(v, v >= 100 ? 0 : v >= 0.995 ? 1 : 2)} GiB`;
+};
 
 export function render({ model, el }) {
   return explorer({ model, el }, {
