@@ -14,7 +14,6 @@ from course_utils.inspectors.labeller import PreferenceLabeller
 from .conftest import NASTY, settle
 
 Page = Any
-KEEP = "() => Object.keys(localStorage).filter((k) => k.startsWith('course-labels:')).length"
 
 
 @pytest.fixture
@@ -26,6 +25,13 @@ def rows(n: int) -> list[dict[str, str]]:
     return [
         {"prompt": f"ask {i}", "chosen": f"great {i}", "rejected": f"bad {i}"} for i in range(n)
     ]
+
+
+def kept(page: Page, labeller: PreferenceLabeller) -> int:
+    """How many records of this labeller the browser holds; pages of one test run share storage."""
+    places = [f"course-labels:{labeller.state[name]}:" for name in ("labeller", "page")]
+    keys = page.evaluate("Object.keys(localStorage)")
+    return sum(key.startswith(tuple(places)) for key in keys)
 
 
 def prompt(page: Page) -> str:
@@ -95,7 +101,7 @@ def test_keys_label_skip_and_take_back(live: Callable[..., Page], path: Path) ->
     standing = labeller.labels.standing()
     assert [r["choice"] for r in standing] == ["left", "right", "tie", "left"]
     assert [r["pair"] for r in standing] == [p.id for p in labeller.pairs[:4]]
-    assert page.evaluate(KEEP) == 0
+    assert kept(page, labeller) == 0
     assert "4 of 6 pairs" in page.locator(".done-so-far").inner_text()
     assert "every label is in labels.jsonl" in page.locator(".status").inner_text()
 
@@ -153,7 +159,7 @@ def test_labels_wait_in_the_browser_while_no_kernel_answers(
     page.locator(".stage").focus()
     for key in ("ArrowLeft", "ArrowRight", "Backspace", "="):
         page.keyboard.press(key)
-    assert page.evaluate(KEEP) == 4
+    assert kept(page, labeller) == 4
     settle(page)
     assert "kept in this browser until the kernel answers" in page.locator(".status").inner_text()
     assert "2 of 5 pairs" in page.locator(".done-so-far").inner_text()
@@ -167,7 +173,7 @@ def test_labels_wait_in_the_browser_while_no_kernel_answers(
         (again.pairs[0].id, "left"),
         (again.pairs[1].id, "tie"),
     ]
-    assert page.evaluate(KEEP) == 0
+    assert kept(page, labeller) == 0
     assert prompt(page) == "ask 2"
 
 
@@ -194,7 +200,8 @@ def test_unanswered_labels_are_sent_again_and_written_once(
 def test_another_labeller_and_another_annotator_do_not_get_these_labels(
     live: Callable[..., Page], path: Path
 ) -> None:
-    page = live(PreferenceLabeller(rows(3), path))
+    labeller = PreferenceLabeller(rows(3), path)
+    page = live(labeller)
     page.locator(".stage").focus()
     page.keyboard.press("ArrowLeft")
     for other in (
@@ -204,7 +211,7 @@ def test_another_labeller_and_another_annotator_do_not_get_these_labels(
         run_again(page, other)
         assert page.evaluate("model.sent") == []
         assert "0 of 3" in page.locator(".done-so-far").inner_text()
-    assert page.evaluate(KEEP) == 1
+    assert kept(page, labeller) == 1
 
 
 def test_a_refused_label_is_said_and_stays(live: Callable[..., Page], path: Path) -> None:
@@ -216,7 +223,7 @@ def test_a_refused_label_is_said_and_stays(live: Callable[..., Page], path: Path
     page.evaluate("model.sent[0].records[0].choice = 'best'")
     kernel.turn()
     assert "could not be written" in page.locator(".status").inner_text()
-    assert page.evaluate(KEEP) == 1
+    assert kept(page, labeller) == 1
     page.keyboard.press("ArrowLeft")
     kernel.turn()
     assert len(read_labels(path).records) == 1
@@ -259,9 +266,9 @@ def test_a_page_without_a_kernel_keeps_labels_and_gives_them_as_a_file(
     assert labeller.merge(file) == 2  # the tie is there already
     again = page.get_by_role("button", name="start over")
     again.click()
-    assert page.evaluate(KEEP) == 2
+    assert kept(page, labeller) == 2
     page.get_by_role("button", name="sure?").click()
-    assert page.evaluate(KEEP) == 0
+    assert kept(page, labeller) == 0
     assert "1 of 4" in page.locator(".done-so-far").inner_text()
 
 
