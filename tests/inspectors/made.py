@@ -69,3 +69,47 @@ def ppo_run(
             ]
             log.save_rollouts(step, made)
     return log
+
+
+def every(folder: Path) -> dict[str, Any]:
+    """One of each inspector, by the name of its class, with something small to show."""
+    from course_utils import inspectors as i
+
+    rng = random.Random(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    run = ppo_run(folder / "ppo", 12, 4)
+    chosen, rejected = ([rng.gauss(mean, 1) for _ in range(60)] for mean in (1, 0))
+    answers = {"base": "the moon is made of cheese .", "sft": "the moon is a rock in space ."}
+    curves = {
+        name: [{"step": s, "task_loss": 2 - s / 9, "base_loss": 1 + s / k} for s in range(5)]
+        for name, k in (("full", 8), ("lora", 30))
+    }
+    points = [{"method": "ppo", "kl": k / 2, "gold": 1 + k / 4} for k in range(5)]
+    pairs = [{"prompt": "why ?", "chosen": "because .", "rejected": f"no {n} ."} for n in range(3)]
+
+    class Words:
+        all_special_ids = (0,)
+
+        def decode(self, ids: list[int]) -> str:
+            return " ".join("abc"[number] for number in ids)
+
+    made = [
+        i.RolloutInspector(run),
+        i.RewardKLDashboard(run),
+        i.MaskViewer([{"input_ids": [0, 1, 2], "labels": [-100, 1, 2]}], Words()),
+        i.PreferenceLabeller(pairs, folder / "labels.jsonl"),
+        i.RewardInspector(chosen, rejected),
+        i.FrontierViewer(points),
+        i.AnswerComparer([{"prompt": "what is the moon ?", "answers": answers}]),
+        i.ForgettingPlot(curves),
+        i.AdapterComposer(["pirate", "bard"], lambda weights: {"pirate": weights["pirate"]}),
+        i.PPOClipExplorer(),
+        i.KLExplorer(),
+        i.DPOExplorer(),
+        i.BradleyTerryExplorer(),
+        i.LoRAExplorer(),
+        i.NF4Explorer(),
+        i.MemoryExplorer(),
+        i.KLControlExplorer(),
+    ]
+    return {type(one).__name__: one for one in made}

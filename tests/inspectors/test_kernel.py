@@ -23,6 +23,10 @@ CELLS = (
     "run = ppo_run(Path('run'), 12, 4)",
     "rollouts = RolloutInspector(run)\nrollouts",
     "MaskViewer([dict(input_ids=[0, 1, 2], labels=[-100, 1, 2])], Words())",
+    "from made import every\nfrom IPython.display import display\n"
+    "others = [v for k, v in every(Path('all')).items() if k not in "
+    "('RolloutInspector', 'RewardKLDashboard', 'MaskViewer')]\n"
+    "for other in others: display(other)",
     "board = watch(run, every=0.1)\nboard",
     "for step in range(13, 20):\n"
     "    run.append(ppo_row(random.Random(step), step, 22)); time.sleep(0.3)\nprint('trained')",
@@ -101,7 +105,7 @@ def test_in_jupyterlab_all_are_drawn_follow_and_react(lab: str, chromium: Any, s
     page.wait_for_function("document.querySelector('.tile b')?.textContent > 13")
     page.wait_for_selector("text=trained")
     page.wait_for_function("document.querySelector('.tile b')?.textContent === '19'")
-    assert page.locator(".cui").count() == 3
+    assert page.locator(".cui").count() == 17
     # ... and the slider moves, in the browser, and Python hears of it.
     slider = page.locator(".cui input[type=range]").first
     slider.focus()
