@@ -114,6 +114,16 @@ def test_merge_is_exact_and_unmerge_bit_for_bit(
         adapters.unmerge()
 
 
+def test_the_error_of_merging_is_rounding_and_nothing_else(
+    adapters: AdapterSet, text: torch.Tensor
+) -> None:
+    adapters.model.double()
+    adapters.set_weights({"one": 1.7, "two": -0.6})
+    before = logits(adapters.model, text)
+    adapters.merge()
+    assert 0 < (logits(adapters.model, text) - before).abs().max() <= 1e-13 * before.abs().max()
+
+
 def test_merged_copy_is_a_plain_model(
     adapters: AdapterSet, base: Any, text: torch.Tensor, tmp_path: Any
 ) -> None:

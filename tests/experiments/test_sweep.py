@@ -14,9 +14,10 @@ POINTS = [{"method": m, "seed": s} for s in (0, 1) for m in ("a", "b")]
 
 def test_an_interrupted_sweep_goes_on(tmp_path: Path) -> None:
     calls: list[tuple[str, int]] = []
+    resumed: list[bool] = []
 
     def measure(method: str, seed: int) -> dict[str, Any]:
-        if len(calls) == 3:
+        if len(calls) == 3 and not resumed:
             raise KeyboardInterrupt
         calls.append((method, seed))
         return {"loss": seed + 0.5, "curve": [(0, 1.0)], "bad": math.nan}
@@ -27,6 +28,7 @@ def test_an_interrupted_sweep_goes_on(tmp_path: Path) -> None:
     with open(tmp_path / "log.jsonl", "a") as file:
         file.write('{"step": 3, "method": "b", "se')  # a line torn by a kill
     calls.clear()
+    resumed.append(True)
     rows = sweep(tmp_path, {"steps": 3}, POINTS, measure, progress=False)
     assert calls == [("b", 1)]  # only what was missing
     assert [(row["method"], row["seed"]) for row in rows] == [
