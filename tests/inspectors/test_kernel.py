@@ -1,16 +1,15 @@
 """Inspectors in a real kernel and in a real JupyterLab."""
 
-import json
 import os
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from .jupyter import jupyterlab
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -46,44 +45,8 @@ def test_three_layers_from_a_kernel() -> None:
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[str]:
     """The address of a JupyterLab that has one notebook, all.ipynb."""
-    import nbformat
-
-    notebook = nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, CELLS)))
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
-    nbformat.write(notebook, tmp_path / "all.ipynb")
-    settings = tmp_path / "settings" / "@jupyterlab" / "apputils-extension"
-    settings.mkdir(parents=True)
-    (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false"}')
-    environment = {
-        **os.environ,
-        "JUPYTER_CONFIG_DIR": str(tmp_path / "config"),
-        "JUPYTER_DATA_DIR": str(tmp_path / "data"),
-        "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime"),
-        "JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "settings"),
-        "JUPYTERLAB_WORKSPACES_DIR": str(tmp_path / "workspaces"),
-    }
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--expose-app-in-browser"]
-    command += ["--ServerApp.ip=127.0.0.1", "--ServerApp.port=0", "--IdentityProvider.token="]
-    command += ["--allow-root", f"--ServerApp.root_dir={tmp_path}"]
-    with open(tmp_path / "server.log", "w") as log:
-        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=tmp_path)
-    try:
-        yield _address(tmp_path / "runtime", server)
-    finally:
-        server.terminate()
-        server.wait(timeout=30)
-
-
-def _address(runtime: Path, server: Any) -> str:
-    for _ in range(600):
-        assert server.poll() is None, "JupyterLab ended"
-        for file in runtime.glob("jpserver-*.json"):
-            url = json.loads(file.read_text() or "{}").get("url")
-            if url:
-                with urllib.request.urlopen(f"{url}api/status", timeout=60):
-                    return str(url)
-        time.sleep(0.2)
-    raise TimeoutError("JupyterLab did not start")
+    with jupyterlab(tmp_path, "all.ipynb", list(CELLS)) as address:
+        yield address
 
 
 @pytest.mark.nightly

@@ -1,13 +1,9 @@
 """PreferenceLabeller in a real JupyterLab, whose kernel is killed while a reader labels."""
 
 import contextlib
-import json
 import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +12,7 @@ import pytest
 from course_utils.data.labels import read_labels
 
 from .conftest import CHROMIUM, FLAGS, SHOTS
+from .jupyter import jupyterlab, wait
 
 ROOT = Path(__file__).parents[2]
 CELL = f"""
@@ -31,49 +28,11 @@ PreferenceLabeller(pairs, "labels.jsonl")
 ACCEPT = ".jp-Dialog button.jp-mod-accept"
 
 
-def wait(ready: Callable[[], Any], what: str, seconds: float = 60) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := ready():
-            return found
-        time.sleep(0.2)
-    raise AssertionError(f"waited {seconds} s for {what}")
-
-
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[str]:
     """The address of a notebook in a JupyterLab that has settings of its own."""
-    import nbformat
-
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
-    nbformat.write(notebook, tmp_path / "book.ipynb")
-    settings = tmp_path / "settings" / "@jupyterlab" / "apputils-extension"
-    settings.mkdir(parents=True)
-    (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false"}')
-    places = {"CONFIG": "config", "DATA": "data", "RUNTIME": "runtime"}
-    environment = {
-        **os.environ,
-        **{f"JUPYTER_{name}_DIR": str(tmp_path / place) for name, place in places.items()},
-        "JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "settings"),
-        "JUPYTERLAB_WORKSPACES_DIR": str(tmp_path / "workspaces"),
-    }
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--expose-app-in-browser"]
-    command += ["--ServerApp.ip=127.0.0.1", "--ServerApp.port=0", "--IdentityProvider.token="]
-    command += ["--allow-root", f"--ServerApp.root_dir={tmp_path}"]
-    with open(tmp_path / "server.log", "w") as log:
-        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=tmp_path)
-
-    def address() -> str | None:
-        assert server.poll() is None, (tmp_path / "server.log").read_text()
-        files = [f.read_text() for f in (tmp_path / "runtime").glob("jpserver-*.json")]
-        return json.loads(files[0])["url"] if files and files[0] else None
-
-    try:
-        yield wait(address, "JupyterLab") + "lab/tree/book.ipynb"
-    finally:
-        server.terminate()
-        server.wait(timeout=30)
+    with jupyterlab(tmp_path, "book.ipynb", [CELL]) as address:
+        yield f"{address}lab/tree/book.ipynb"
 
 
 @pytest.fixture
