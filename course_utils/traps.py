@@ -185,8 +185,8 @@ def bitsandbytes_cpu(hardware: Hardware, versions: Versions, _: Situation) -> Fi
             "warning",
             f"bitsandbytes {seen} on a CPU with AVX512-BF16: after the first evaluation or "
             "generation 4-bit layers stay repacked; gradients vanish and merging gives garbage",
-            "right after loading a 4-bit model, set support_avx512bf16_for_cpu = False on every "
-            "bitsandbytes.nn.Linear4bit among model.modules()",
+            'load with load_policy(…, quantization="nf4"), or call course_utils.qlora.guard_cpu'
+            "(model) right after loading a 4-bit model yourself",
         )
     return Finding("bitsandbytes-cpu", "ok", f"bitsandbytes {seen or 'is not installed'}")
 

@@ -141,7 +141,7 @@ def test_bitsandbytes_only_on_such_a_cpu_without_a_gpu() -> None:
     versions = {**GOOD, "bitsandbytes": "0.50.2"}
     such = dataclasses.replace(LAPTOP, avx512_bf16=True)
     assert bad(hardware=such, versions=versions) == {"bitsandbytes-cpu"}
-    assert "support_avx512bf16_for_cpu" in found(such, versions)["bitsandbytes-cpu"].fix
+    assert "qlora.guard_cpu(model)" in found(such, versions)["bitsandbytes-cpu"].fix
     assert bad(hardware=LAPTOP, versions=versions) == set()
     assert bad(hardware=such) == set()  # not installed
     assert bad(hardware=dataclasses.replace(COLAB, avx512_bf16=True), versions=versions) == set()
