@@ -25,16 +25,22 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-backgroun
 
 
 @pytest.fixture(scope="session")
-def chromium() -> Iterator[Any]:
+def playwright() -> Iterator[Any]:
+    """One for all tests of a process: a second one cannot be started beside it."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if CHROMIUM is None:
         pytest.skip("chromium is not installed")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=120_000)
-        context = browser.new_context()
-        context.set_default_timeout(120_000)  # the machine may be busy
-        yield context
-        browser.close()
+    with sync_api.sync_playwright() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def chromium(playwright: Any) -> Iterator[Any]:
+    browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=120_000)
+    context = browser.new_context()
+    context.set_default_timeout(120_000)  # the machine may be busy
+    yield context
+    browser.close()
 
 
 @pytest.fixture

@@ -36,21 +36,17 @@ def lab(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def page(tmp_path: Path) -> Iterator[Any]:
+def page(playwright: Any, tmp_path: Path) -> Iterator[Any]:
     """A page of a browser with a profile, as a reader's has."""
-    sync_api = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed")
-    with sync_api.sync_playwright() as playwright:
-        context = playwright.chromium.launch_persistent_context(
-            str(tmp_path / "profile"),
-            executable_path=CHROMIUM,
-            args=FLAGS,
-            viewport={"width": 1500, "height": 900},
-        )
-        context.set_default_timeout(40_000)
-        yield context.new_page()
-        context.close()
+    context = playwright.chromium.launch_persistent_context(
+        str(tmp_path / "profile"),
+        executable_path=CHROMIUM,
+        args=FLAGS,
+        viewport={"width": 1500, "height": 900},
+    )
+    context.set_default_timeout(40_000)
+    yield context.new_page()
+    context.close()
 
 
 def run_all(page: Any, pid: Path) -> None:
