@@ -17,6 +17,7 @@ from transformers.activations import FastGELUActivation, NewGELUActivation
 
 from course_utils.errors import CourseError
 from course_utils.loading import add_chat_template, disable_dropout, load_policy
+from course_utils.modes import evaluating
 from course_utils.objectives.likelihood import entropy_from_logits
 from course_utils.objectives.likelihood import token_logprobs as logprobs_of
 
@@ -129,18 +130,6 @@ def parts_of(model: Any) -> LanguageParts:
 def positions_of(attention_mask: Tensor) -> Tensor:
     """(B, T) mask -> (B, T) positions cumsum(mask) - 1: the first real token is at 0."""
     return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode (no dropout) inside, every module's own mode again afterwards."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 # ---- scoring -----------------------------------------------------------------------------------
@@ -282,7 +271,7 @@ def reference_of(model: Any) -> Any:
 def fuse_activations(model: nn.Module) -> int:
     """Writes GPT-2's GELU as one kernel instead of eight, in place; returns how many were found.
 
-    The same function (tanh approximation) to rounding; a fifth of a small GPT-2's training time.
+    The same function (tanh approximation) to rounding, and a good part of a small GPT-2's time.
     """
     found = [
         (parent, name)

@@ -43,7 +43,6 @@ def main() -> None:
     )
     value = GPT2ForSequenceClassification(w.config(labels=1))
     nn.init.zeros_(value.score.weight)
-    batch = w.PROMPTS // w.MINIBATCHES
     config = PPOConfig(
         output_dir=tempfile.mkdtemp(),
         # one minibatch an "accumulated" batch: with gradient_accumulation_steps = 4 accelerate
@@ -73,7 +72,6 @@ def main() -> None:
         seed=options.seed,
     )
     rows = w.prompt_ids(w.PROMPTS * options.iterations, options.seed)
-    assert batch * w.MINIBATCHES == w.PROMPTS
     trainer = PPOTrainer(
         args=config,
         processing_class=tokenizer,

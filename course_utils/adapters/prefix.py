@@ -32,9 +32,9 @@ from course_utils.adapters.sites import (
     check_finite,
     check_whole_number,
     decoder_of,
-    evaluation_mode,
 )
 from course_utils.errors import CourseError
+from course_utils.modes import evaluating
 
 __all__ = ["Prefix", "apply_prefix_tuning", "fold_prefix", "remove_prefix_tuning"]
 
@@ -234,7 +234,7 @@ def fold_prefix(model: Any) -> Any:
 def _activations(decoder: Any, ids: Tensor) -> tuple[Tensor, Tensor]:
     """Keys and values (L, H, N, d_h) that the frozen model computes for a text of N tokens."""
     cache = DynamicCache()
-    with evaluation_mode(decoder):
+    with evaluating(decoder):
         decoder(input_ids=ids.unsqueeze(0), past_key_values=cache, use_cache=True)
     keys = torch.stack([layer.keys[0] for layer in cache.layers])
     return keys, torch.stack([layer.values[0] for layer in cache.layers])

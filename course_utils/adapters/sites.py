@@ -4,10 +4,9 @@ The families differ in names only: Llama and Qwen call a layer's parts `self_att
 `mlp.down_proj`, GPT-2 `attn.c_proj` and `mlp.c_proj`, OPT `self_attn.out_proj` and `fc2`.
 """
 
-import contextlib
 import difflib
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,7 +21,6 @@ __all__ = [
     "check_whole_number",
     "decoder_layers",
     "decoder_of",
-    "evaluation_mode",
     "find_linears",
     "is_linear",
     "linear_shape",
@@ -176,15 +174,3 @@ def check_finite(tensor: Tensor, what: str) -> None:
             f"{what} has {bad} values of {tensor.numel()} that are nan or inf; reload the model, "
             "and if they came from training, lower the learning rate"
         )
-
-
-@contextlib.contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """No dropout inside; every module's own mode again afterwards."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

@@ -78,7 +78,11 @@ class HeldOutJudge:
         best = self.best_value
         self.history.append((step, value))
         if best is None or value > best + self.min_gain:
-            self.best = {n: p.detach().clone() for n, p in _trained(policy)}
+            self.keep(policy)
+
+    def keep(self, policy: Any) -> None:
+        """Remembers the policy's trained weights as they are now."""
+        self.best = {n: p.detach().clone() for n, p in _trained(policy)}
 
     @property
     def _best_index(self) -> int | None:

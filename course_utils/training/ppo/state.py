@@ -62,7 +62,7 @@ def load_state(trainer: "PPOTrainer", directory: Path) -> None:
     """Sets the trainer to a checkpoint. Raises CheckpointError when it is of another run."""
     reference = _fingerprint(trainer)
     if trainer.judge is not None:
-        trainer.judge.record(0, 0.0, trainer.policy)  # tensors to load into
+        trainer.judge.keep(trainer.policy)  # tensors to load into
     modules, optimizers = _parts(trainer)
     extra = load_training_state(directory, modules, optimizers, {"sampling": trainer.generator})
     for part in (*modules.values(), *optimizers.values()):
