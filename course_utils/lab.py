@@ -20,7 +20,12 @@ from course_utils.tiers import WORLD, Tier, TierChoice, choose_tier
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from course_utils.claims import Finding
+    from course_utils.comparison import Comparison
     from course_utils.evaluation import Evaluation
+    from course_utils.pipeline.start import Start
+    from course_utils.training.reward_model import RewardModel
+    from course_utils.training.run import RunLog
 
 _SAMPLES = 2  # answers of one model that may meet in a preference pair
 
@@ -63,6 +68,13 @@ class Lab:
     def device(self) -> str:
         return self.choice.device
 
+    @functools.cached_property
+    def world(self) -> "Lab":
+        """A lab in which the gold reward is known: this one, or tier tiny beside it."""
+        if self.gold is not None:
+            return self
+        return Lab(choose_tier("tiny"), self.seed)
+
     # ---- models ------------------------------------------------------------------------------
 
     @functools.cached_property
@@ -81,6 +93,37 @@ class Lab:
         from course_utils.models import copy_model
 
         return copy_model(self._policy[0])
+
+    @functools.cached_property
+    def _start(self) -> "Start":
+        from course_utils.pipeline.start import Start
+
+        return Start(self)
+
+    def sft(self) -> Any:
+        """A fresh copy of the SFT model: `trained("sft")`."""
+        return self.trained("sft")
+
+    def trained(self, key: str) -> Any:
+        """A fresh copy of a policy that `course run` trains on this tier with this seed.
+
+        Trained when it is first asked for, then kept in runs/start for every lesson.
+
+        Args: key: "sft", "ppo", "ppo_low_beta" (pushed too far on purpose) or "dpo".
+        Raises: CourseError for another name; TierError where the tier's data cannot be loaded.
+        """
+        if key == "reward":
+            raise CourseError("the reward model is no policy: use lab.reward_model()")
+        return self._start.policy(key)
+
+    def reward_model(self) -> "RewardModel":
+        """The reward model trained on `pairs()`, its scores normalised on the SFT model's answers;
+        kept like `trained`."""
+        return self._start.reward()
+
+    def log(self, key: str) -> "RunLog":
+        """The log of the training of "sft", "reward", "ppo", "ppo_low_beta" or "dpo"."""
+        return self._start.log(key)
 
     def generate(self, model: Any, prompts: Sequence[Any], **options: Any) -> list[str]:
         """The model's answers to prompts (strings or message lists), in order.
@@ -164,6 +207,10 @@ class Lab:
         ]
         return worldsets.preferences(judged, annotator or world.Annotator(seed=self.seed))
 
+    def pairs(self) -> "tuple[Dataset, Dataset]":
+        """(train, held-out) preference pairs of base and SFT answers; sampled once, then kept."""
+        return self._start.pairs()
+
     def require_world(self, source: str, what: str) -> None:
         """Raises TierError where the tier's data is not the embedded world's."""
         if source != WORLD:
@@ -231,6 +278,43 @@ class Lab:
             "max_new_tokens": self.tier.ppo.max_new_tokens,
         }
         return evaluate_policy(model, self.tokenizer, asked, **{**defaults, **options})
+
+    def compare(
+        self,
+        models: Mapping[str, Any],
+        n: int | None = None,
+        reward: Any = None,
+        reference: Any = None,
+        **options: Any,
+    ) -> "Comparison":
+        """Every model on the same held-out prompts: a table of all that is known here.
+
+        Args:
+            models: name -> policy.
+            n: prompts; None: the tier's.
+            reward: (prompts, answers) -> scores, such as a RewardModel; adds a column.
+            reference: a policy; adds the KL to it.
+            options: of `evaluate`.
+        """
+        from course_utils.comparison import Comparison
+
+        options = {"reward": reward, "reference": reference, **options}
+        return Comparison({name: self.evaluate(m, n, **options) for name, m in models.items()})
+
+    def claim(
+        self, id: str, measured: str, holds: bool | None, condition: str = "", **numbers: float
+    ) -> "Finding":
+        """A claim of the lecture beside what was just measured; kept for lesson 10.
+
+        Args:
+            id: "C01" to "C20", see `course_utils.claims.CLAIMS`.
+            measured: what came out, in words with numbers.
+            holds: True, False, or None where it depends; then say on what in `condition`.
+            numbers: what the sentence rests on, kept beside it.
+        """
+        from course_utils.claims import record
+
+        return record(self, id, measured, holds, condition, numbers)
 
     # ---- places ------------------------------------------------------------------------------
 

@@ -112,6 +112,12 @@ class Inputs:
         own = self.prompts[:SHOWN] if self._prompt_file is not None else []
         return list(dict.fromkeys([*self.lab.lecture_prompts, *own]))
 
+    @property
+    def has_pairs(self) -> bool:
+        """Whether `preferences` needs no model any more: the pairs are the user's, or sampled."""
+        sampled = all((self.job.out / name).exists() for name in _PAIRS)
+        return sampled or "preferences" in self.job.files
+
     def preferences(self, models: dict[str, Any]) -> "tuple[Dataset, Dataset]":
         """(train, held-out) pairs: the user's, or the models' own answers put to the annotator.
 
@@ -120,7 +126,7 @@ class Inputs:
         if self._preference_file is not None:
             return self._preference_file
         paths = [self.job.out / name for name in _PAIRS]
-        if not all(path.exists() for path in paths):
+        if not self.has_pairs:
             n = self.lab.tier.preference_pairs
             from course_utils.world import Annotator
 

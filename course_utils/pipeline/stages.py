@@ -37,12 +37,14 @@ LABELS = {
 class Pipeline:
     """Runs the stages of a job in order; afterwards holds every model and what each stage cost."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, lab: Lab | None = None) -> None:
+        """`lab`: open already, of the job's tier and seed; None opens one and says so."""
         self.job = job
-        print(job.choice.reason)
-        for warning in job.choice.warnings:
-            print(f"note: {warning}")
-        self.lab = Lab(job.choice, job.seed)
+        if lab is None:
+            print(job.choice.reason)
+            for warning in job.choice.warnings:
+                print(f"note: {warning}")
+        self.lab = lab or Lab(job.choice, job.seed)
         seed_everything(job.seed)
         self.inputs = Inputs(job, self.lab)
         self.models: dict[str, Any] = {}
@@ -63,6 +65,21 @@ class Pipeline:
             if self.inputs.gold is not None:  # without the truth there is nothing to see
                 self._ppo("ppo_low_beta", self.lab.settings.ppo_low_beta)
         if "dpo" in stages:
+            self._dpo()
+
+    def train_one(self, key: str) -> None:
+        """Trains the model `key` ("sft", "reward", "ppo", "ppo_low_beta" or "dpo"; "pairs" samples
+        the pairs) and what it stands on, nothing else; what was done before is loaded."""
+        self.models["base"] = self.lab.base()
+        self._sft()
+        if key != "sft":
+            self._pairs = self._sample_pairs()
+        if key in ("reward", "ppo", "ppo_low_beta"):
+            self._reward_model()
+        if key in ("ppo", "ppo_low_beta"):
+            settings = self.lab.settings
+            self._ppo(key, settings.ppo if key == "ppo" else settings.ppo_low_beta)
+        if key == "dpo":
             self._dpo()
 
     @property

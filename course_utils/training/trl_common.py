@@ -279,10 +279,12 @@ def quiet_libraries(progress: bool) -> Iterator[None]:
 
     verbosity = transformers_logging.get_verbosity()
     bars = datasets.is_progress_bar_enabled()
+    own_bars = transformers_logging.is_progress_bar_enabled()
     hidden = os.environ.get("TQDM_DISABLE")
     datasets.disable_progress_bars()
     transformers_logging.set_verbosity_error()
     if not progress:
+        transformers_logging.disable_progress_bar()  # over a model's weights
         os.environ["TQDM_DISABLE"] = "1"  # TRL's bar over the reference's log-probabilities
     try:
         with warnings.catch_warnings():
@@ -292,5 +294,7 @@ def quiet_libraries(progress: bool) -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
         if bars:
             datasets.enable_progress_bars()
+        if own_bars:
+            transformers_logging.enable_progress_bar()
         if hidden is None:
             os.environ.pop("TQDM_DISABLE", None)

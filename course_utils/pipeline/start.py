@@ -1,0 +1,144 @@
+"""Where lessons start from: the models of `course run`, each trained once here and then kept.
+
+Lesson 04 needs a reward model, lesson 10 all of them, and each lesson can be opened first. So the
+first one that asks for a model trains it as `course run` would; later it is read from the disk.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import course_utils
+from course_utils.errors import CourseError
+from course_utils.pipeline.job import STAGES, Job
+from course_utils.training.run import RunLog
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from course_utils.lab import Lab
+    from course_utils.training.reward_model import RewardModel
+
+MODELS = ("sft", "reward", "ppo", "ppo_low_beta", "dpo")
+_NAMES = {
+    "sft": "SFT model",
+    "reward": "reward model",
+    "ppo": "PPO model",
+    "ppo_low_beta": "PPO model that is pushed too far",
+    "dpo": "DPO model",
+    "pairs": "preference pairs",
+}
+
+
+class Start:
+    """The trained models of a lab's tier and seed, in a directory of their own under runs/start."""
+
+    def __init__(self, lab: "Lab") -> None:
+        self.lab = lab
+        self.directory = lab.run_directory("start") / f"{lab.tier.name}-{lab.seed}-{_digest(lab)}"
+
+    def policy(self, key: str) -> Any:
+        """A fresh copy of the policy "sft", "ppo", "ppo_low_beta" or "dpo".
+
+        Raises: CourseError for another name; TierError where the tier's data cannot be loaded.
+        """
+        from course_utils.models import load_policy
+        from course_utils.training.trl_common import quiet_libraries
+
+        directory = self._made(key)
+        with quiet_libraries(progress=False):
+            return load_policy(str(directory), device=self.lab.device)[0]
+
+    def reward(self) -> "RewardModel":
+        """The reward model: trained on `pairs`, normalised on the SFT model's answers."""
+        from course_utils.training.reward_model import RewardModel
+        from course_utils.training.trl_common import quiet_libraries
+
+        directory = self._made("reward")
+        with quiet_libraries(progress=False):
+            return RewardModel.load(directory, device=self.lab.device)
+
+    def pairs(self) -> "tuple[Dataset, Dataset]":
+        """(train, held-out) preference pairs, which reward model and DPO learn, and are judged by."""
+        from course_utils.pipeline.inputs import Inputs
+
+        inputs = Inputs(self._job(), self.lab)
+        if not inputs.has_pairs:
+            self._train("pairs")
+        return inputs.preferences({})
+
+    def log(self, key: str) -> RunLog:
+        """What the training of a model left behind, step by step."""
+        self._made(key)
+        return RunLog.open(self.directory / key)
+
+    def _made(self, key: str) -> Path:
+        """The directory of a model's weights; trains it first where it is missing."""
+        if key not in MODELS:
+            raise CourseError(f'there is no trained model "{key}"; choose from {", ".join(MODELS)}')
+        if not self._done(key):
+            self._train(key)
+        return self.directory / "models" / key
+
+    def _done(self, key: str) -> bool:
+        return (self.directory / key / "done.json").exists()
+
+    def _train(self, key: str) -> None:
+        """Trains what is missing; another notebook that wants the same waits, and finds it done."""
+        from course_utils.pipeline.stages import Pipeline
+        from course_utils.training.trl_common import quiet_libraries
+
+        before = time.perf_counter()
+        print(f"making the {_NAMES[key]} of tier {self.lab.tier.name}, once …", flush=True)
+        quiet = quiet_libraries(progress=False), redirect_stdout(io.StringIO())
+        with self._lock(), _same_randomness(), quiet[0], quiet[1]:
+            Pipeline(self._job(), self.lab).train_one(key)
+        print(f"… {time.perf_counter() - before:.0f} s; kept for all lessons in {self.directory}")
+
+    def _lock(self) -> Any:
+        from filelock import FileLock
+
+        self.directory.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.directory / ".lock")
+
+    def _job(self) -> Job:
+        return Job(
+            out=self.directory,
+            choice=self.lab.choice,
+            seed=self.lab.seed,
+            stages=STAGES,
+            files={},
+            fast=self.lab.tier.is_fast,
+            quiet=True,
+            resume=True,
+            started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        )
+
+
+def _digest(lab: "Lab") -> str:
+    """Changes with everything that the models depend on: tier, precision and version."""
+    parts = [dataclasses.asdict(lab.tier), lab.choice.precision, course_utils.__version__]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
+
+
+@contextmanager
+def _same_randomness() -> Iterator[None]:
+    """Leaves all generators as they were: a notebook must not depend on who trained the model."""
+    import numpy
+    import torch
+
+    states = random.getstate(), numpy.random.get_state()  # noqa: NPY002
+    devices = range(torch.cuda.device_count())
+    with torch.random.fork_rng(devices):
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            numpy.random.set_state(states[1])  # noqa: NPY002
