@@ -3,6 +3,7 @@
     lessons/NN_name.py             ->  notebooks/NN_name.ipynb
     lessons/exercises/NN_name.py   ->  exercises/NN_name.ipynb (holes)  and  solutions/NN_name.ipynb
     lessons/_setup.py              ->  the setup cell of all of them
+    lessons/slides.toml            ->  docs/coverage.md: which cell carries which slide
 
 The same sources give the same bytes; `course build --check` says what has drifted and fails.
 """
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from course_utils import coverage
 from course_utils.errors import CourseError
 from course_utils.files import write_atomic
 from course_utils.notebooks import Shared, Source, Variant, notebook_json
@@ -30,6 +32,9 @@ def main(args: argparse.Namespace) -> int:
     root = find_root(Path.cwd())
     wanted = build(root)
     stale = stale_notebooks(root, wanted)
+    made = f"{len(wanted)} notebooks"
+    covered, lacking = _coverage(root, wanted)
+    wanted |= covered
     drifted = {path: text for path, text in wanted.items() if _on_disk(root / path) != text}
     if args.check:
         for path, text in drifted.items():
@@ -40,12 +45,24 @@ def main(args: argparse.Namespace) -> int:
             print(f"wrote {path}")
     for path in stale:
         print(f"{path}: stale, its source is gone; delete it")
-    made, same = f"{len(wanted)} notebooks", len(wanted) - len(drifted)
-    if args.check and (drifted or stale):
-        print(f"{made}, {same} as built: run `course build` and commit the result")
+    for line in lacking:
+        print(f"{coverage.SOURCE}: {line}")
+    if args.check and (drifted or stale or lacking):
+        todo = "" if not (drifted or stale) else ": run `course build` and commit the result"
+        print(f"{made}, {len(drifted)} files not as built{todo}")
         return 1
-    print(f"{made}, {same} already up to date")
+    print(f"{made}, {len(wanted) - len(drifted)} of {len(wanted)} files already up to date")
     return 0
+
+
+def _coverage(root: Path, notebooks: dict[str, str]) -> tuple[dict[str, str], list[str]]:
+    """docs/coverage.md as a file to write, and what the lessons do not say yet."""
+    if not (root / coverage.SOURCE).exists():
+        return {}, []
+    slides = coverage.read_slides(_read(root / coverage.SOURCE))
+    lessons = {path: json.loads(text) for path, text in notebooks.items() if "notebooks/" in path}
+    found = coverage.carried(lessons)
+    return {coverage.PAGE: coverage.page(slides, found)}, coverage.missing(slides, found)
 
 
 def find_root(start: Path) -> Path:
@@ -133,6 +150,8 @@ def describe_drift(path: str, found: str | None, wanted: str) -> str:
     """What is different about a notebook on disk: one line, then the first changed source lines."""
     if found is None:
         return f"{path}: missing"
+    if not path.endswith(".ipynb"):
+        return f"{path}: out of date"
     old, new = _parsed(found), _parsed(wanted)
     if not old:
         return f"{path}: not a notebook (damaged JSON)"

@@ -39,7 +39,7 @@ lab
 assert lab.tier.name == "tiny"
 assert "Tier tiny" in lab._repr_html_()
 
-# %% [markdown]
+# %% [markdown] slides="1 12"
 # ## 1 · The question of this course
 #
 # **A model is trained to predict the next word of everything people wrote. Why is that not enough?**
@@ -113,7 +113,7 @@ pd.DataFrame(
 # %% tags=["hidden-test"]
 assert all(0 < sum(found.values()) <= 1.0001 for found in likely.values())
 
-# %% [markdown]
+# %% [markdown] slides="7"
 # ## 3 · The same model, asked a question
 #
 # The lecture asks for something that people actually want: *“Explain black holes to a 5-year-old.”*
@@ -351,7 +351,7 @@ Markdown(
 assert warmest > 0.5
 assert 0 <= friendly < 0.9, "the text says that few demonstrations are friendly"
 
-# %% [markdown]
+# %% [markdown] slides="11 12"
 # ## 7 · Why the course does not end here
 #
 # Fine-tuning copies its demonstrations, with their limits: it is **only as good as the people who
@@ -404,7 +404,7 @@ PipelineMap(yours or here)
 assert set(here) == {"base", "sft"}
 assert report_file.exists() or not yours
 
-# %% [markdown]
+# %% [markdown] slides="2 3"
 # ## 8 · It happened before: three stories
 #
 # What you just saw in a universe of a hundred topics is how today's assistants came to be.
