@@ -13,6 +13,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
+
 from course_utils.errors import CourseError
 from course_utils.files import write_atomic
 
@@ -109,21 +111,18 @@ def record(
     if broken:
         raise CourseError(f"{id}: {', '.join(broken)} is not a finite number")
     verdict = None if holds is None else bool(holds)
-    found = Finding(
-        id,
-        CLAIMS[id],
-        measured,
-        verdict,
-        condition,
-        lab.tier.name,
-        lab.seed,
-        lab.tier.is_fast,
-        plain,
-    )
+    tier = lab.tier
+    where = (tier.name, lab.seed, tier.is_fast)
+    found = Finding(id, CLAIMS[id], measured, verdict, condition, *where, plain)
     path = _file(lab)
-    kept = {one.id: one for one in findings(lab)} | {id: found}
-    text = json.dumps([asdict(kept[key]) for key in sorted(kept)], indent=1, ensure_ascii=False)
-    write_atomic(path, text + "\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        kept = {one.id: one for one in findings(lab)}
+        if tier.is_fast and id in kept and not kept[id].fast:
+            return found  # a quick pass through a notebook does not replace what was measured
+        kept[id] = found
+        rows = [asdict(kept[key]) for key in sorted(kept)]
+        write_atomic(path, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
     return found
 
 

@@ -5,6 +5,7 @@ hardware. The cells of a lesson are the same on every tier; what the lab hands o
 """
 
 import functools
+import os
 import random
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -319,9 +320,12 @@ class Lab:
     # ---- places ------------------------------------------------------------------------------
 
     def run_directory(self, name: str = "latest") -> Path:
-        """Where the run `name` is or will be: in runs/ of the checkout, else of this folder."""
+        """Where the run `name` is or will be: in the folder that COURSE_RUNS names, else in runs/
+        of the checkout, else of this folder."""
         if not name or Path(name).name != name or name.startswith("."):
             raise CourseError(f'"{name}" cannot name a run: use one word such as "sft" or "my-ppo"')
+        if chosen := os.environ.get("COURSE_RUNS", "").strip():
+            return Path(chosen).absolute() / name
         try:
             root = find_root(Path.cwd())
         except CourseError:

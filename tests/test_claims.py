@@ -45,7 +45,11 @@ def test_what_was_found_is_kept_and_replaced(lab: Lab) -> None:
 def test_a_fast_run_gives_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     fast = Lab(choose_tier("tiny", environ={"COURSE_FAST": "1"}))
-    assert "no verdict" in fast.claim("C07", "x", holds=True).verdict
+    assert "no verdict" in fast.claim("C07", "quick", holds=True).verdict
+    Lab(choose_tier("tiny", environ={})).claim("C07", "measured", holds=True)
+    fast.claim("C07", "quick again", holds=True)
+    fast.claim("C08", "quick", holds=True)
+    assert [one.measured for one in findings(fast)] == ["measured", "quick"]
 
 
 def test_faults(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:

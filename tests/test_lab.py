@@ -54,6 +54,15 @@ def test_opening_prints_warnings(
     assert "note: hot today" in capsys.readouterr().out
 
 
+def test_runs_go_where_course_runs_says(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COURSE_RUNS", str(tmp_path / "elsewhere"))
+    assert lab.run_directory("sft") == tmp_path / "elsewhere" / "sft"
+    monkeypatch.delenv("COURSE_RUNS")
+    assert lab.run_directory("sft").parent.name == "runs"
+
+
 def test_base_is_a_fresh_copy_of_the_shipped_model_each_time(lab: Lab) -> None:
     import torch
 

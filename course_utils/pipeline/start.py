@@ -15,6 +15,8 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
+
 import course_utils
 from course_utils.errors import CourseError
 from course_utils.pipeline.job import STAGES, Job
@@ -102,9 +104,7 @@ class Start:
             Pipeline(self._job(), self.lab).train_one(key)
         print(f"… {time.perf_counter() - before:.0f} s; kept for all lessons in {self.directory}")
 
-    def _lock(self) -> Any:
-        from filelock import FileLock
-
+    def _lock(self) -> FileLock:
         self.directory.mkdir(parents=True, exist_ok=True)
         return FileLock(self.directory / ".lock")
 
