@@ -68,7 +68,7 @@ class Start:
             return RewardModel.load(directory, device=self.lab.device)
 
     def pairs(self) -> "tuple[Dataset, Dataset]":
-        """(train, held-out) preference pairs, which reward model and DPO learn, and are judged by."""
+        """(train, held-out) preference pairs: reward model and DPO learn them, and are measured."""
         from course_utils.pipeline.inputs import Inputs
 
         inputs = Inputs(self._job(), self.lab)
