@@ -126,6 +126,11 @@ class Lab:
         """The log of the training of "sft", "reward", "ppo", "ppo_low_beta" or "dpo"."""
         return self._start.log(key)
 
+    def held_out(self, key: str) -> list[dict[str, Any]]:
+        """Measurements on held-out prompts along the training of "ppo" or "ppo_low_beta": rows of
+        step, kl, proxy, gold, interval, prompt, text."""
+        return self._start.held_out(key)
+
     def generate(self, model: Any, prompts: Sequence[Any], **options: Any) -> list[str]:
         """The model's answers to prompts (strings or message lists), in order.
 

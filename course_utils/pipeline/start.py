@@ -20,6 +20,7 @@ from filelock import FileLock
 import course_utils
 from course_utils.errors import CourseError
 from course_utils.pipeline.job import STAGES, Job
+from course_utils.training.jsonl import JsonLines
 from course_utils.training.run import RunLog
 
 if TYPE_CHECKING:
@@ -80,6 +81,12 @@ class Start:
         """What the training of a model left behind, step by step."""
         self._made(key)
         return RunLog.open(self.directory / key)
+
+    def held_out(self, key: str) -> list[dict[str, Any]]:
+        """What "ppo" or "ppo_low_beta" was worth on held-out prompts along its training: rows of
+        step, kl (nats per answer, to SFT), proxy, gold, interval (of gold), prompt, text."""
+        self._made(key)
+        return JsonLines(self.directory / key / "heldout.jsonl").read()
 
     def _made(self, key: str) -> Path:
         """The directory of a model's weights; trains it first where it is missing."""
