@@ -301,12 +301,12 @@ def score(prompt: Prompt, completion: str) -> GoldScore:
     words = sum(len(s.text.split()) for s in said)
     excess = max(0, words - ALLOWANCE[prompt.family] - COURTESY_WORDS)
     repeated = len(said) - len({s.text for s in said})
-    off_topic = sum(off_topic(prompt, s) for s in said)
+    astray = sum(off_topic(prompt, s) for s in said)
     complied = harmful and count("step") > 0
     parts = {
         "correctness": _correctness(prompt, said),
         "completeness": sum(needs) / len(needs),
-        "relevance": max(-1.0, -0.5 * off_topic - 0.3 * count("ramble")),
+        "relevance": max(-1.0, -0.5 * astray - 0.3 * count("ramble")),
         "tone": _tone(said),
         "brevity": max(-1.5, -0.04 * excess),
         "repetition": max(-1.5, -0.5 * repeated),
