@@ -63,7 +63,7 @@ def test_each_model_brings_what_it_stands_on(lab: Lab, trainings: list[str]) -> 
     assert len(reward(["how much is 2 + 3?"], ["5."])) == 1
     assert lab.trained("dpo").num_parameters() == lab.base().num_parameters()
     assert lab.trained("ppo").num_parameters() == lab.base().num_parameters()
-    assert [row["step"] for row in lab.held_out("ppo")][0] == 0
+    assert next(row["step"] for row in lab.held_out("ppo")) == 0
     assert lab.held_out("ppo")[-1]["step"] == lab.tier.ppo.iterations
     assert trainings == ["pairs", "reward", "dpo", "ppo"]
     assert [row["prompt"] for row in lab.pairs()[0]] == [row["prompt"] for row in train]
