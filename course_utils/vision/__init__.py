@@ -3,10 +3,10 @@
     from course_utils import vision
 
     captioner, losses = vision.train_captioner(vision.CaptionerSettings(steps=300, seed=0))
-    train = vision.random_scenes(1500, "train", seed=1)       # SceneSet: .scenes, .images
+    train = vision.random_scenes(1000, "train", seed=1)       # SceneSet: .scenes, .images
     heldout = vision.random_scenes(400, "heldout", seed=0)    # combinations never seen
     pairs = vision.preference_pairs(captioner, train)         # its own captions, judged
-    aligned, log = vision.align(captioner, train, pairs, vision.AlignSettings(beta=0.1, steps=120))
+    aligned, log = vision.align(captioner, train, pairs, vision.AlignSettings(beta=0.5, steps=60))
     before, after = (vision.measure(model, heldout) for model in (captioner, aligned))
     print(before.hallucinated, after.hallucinated, before.coverage, after.coverage)
     print(vision.measure(aligned, heldout.wrong_images()))    # the control: habit without looking

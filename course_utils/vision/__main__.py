@@ -11,8 +11,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m course_utils.vision", description=__doc__)
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds (default 1)")
     parser.add_argument("--steps", type=int, default=300, help="of the captioner (default 300)")
-    parser.add_argument("--dpo-steps", type=int, default=120, help="of DPO (default 120)")
-    parser.add_argument("--blind", action="store_true", help="also train DPO on wrong pictures")
+    parser.add_argument("--dpo-steps", type=int, default=60, help="of DPO (default 60)")
+    parser.add_argument(
+        "--controls", action="store_true", help="also train DPO blind, and without the guard"
+    )
     options = parser.parse_args(argv)
     from course_utils.vision.experiment import study, table
 
@@ -21,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise CourseError(f"--seeds must be at least 1, got {options.seeds}")
         studies = []
         for seed in range(options.seeds):
-            studies.append(study(seed, options.steps, options.dpo_steps, blind=options.blind))
+            studies.append(study(seed, options.steps, options.dpo_steps, controls=options.controls))
             print(f"seed {seed}: {studies[-1].measured['DPO']}", file=sys.stderr, flush=True)
     except CourseError as error:
         print(f"error: {error}", file=sys.stderr)

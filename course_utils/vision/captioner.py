@@ -186,6 +186,7 @@ def generate(
 
     Args:
         temperature: the logits are divided by it; 0 takes the likeliest word.
+        max_words: captions end there at the latest.
         use_cache: keep the keys and values of what was read, or read all of it again for each word.
     """
     if not 0 <= temperature < math.inf:
@@ -204,7 +205,10 @@ def generate(
                 inputs_embeds=step, past_key_values=cache, use_cache=use_cache
             ).last_hidden_state
             logits = model.decoder.lm_head(hidden[:, -1])  # (B, V)
-            if temperature == 0:
+            logits[:, [PAD, START]] = -torch.inf  # never words
+            if ids.shape[1] == max_words + 1:
+                word = torch.full((len(images),), END)
+            elif temperature == 0:
                 word = logits.argmax(dim=-1)  # (B,)
             else:
                 chances = (logits / temperature).softmax(dim=-1)
@@ -220,7 +224,16 @@ def generate(
 
 
 def describe(
-    model: Captioner, images: Tensor, temperature: float = 0.0, seed: int = 0
+    model: Captioner,
+    images: Tensor,
+    temperature: float = 0.0,
+    seed: int = 0,
+    batch_size: int = 250,
 ) -> list[str]:
-    """The captions that `generate` writes, as text."""
-    return decode(generate(model, images, temperature, seed))
+    """The captions that `generate` writes, as text, for any number of pictures."""
+    if batch_size < 1:
+        raise CourseError(f"batch_size must be at least 1, got {batch_size}")
+    captions = []
+    for i, part in enumerate(images.split(batch_size)):
+        captions += decode(generate(model, part, temperature, seed=1000 * seed + i))
+    return captions

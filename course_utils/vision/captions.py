@@ -67,9 +67,14 @@ def split_words(caption: str) -> list[str]:
 
 
 def encode(captions: Sequence[str]) -> Tensor:
-    """(N, T) ids: start, words, end, then padding up to the longest."""
+    """(N, T) ids: start, words, end, then padding up to the longest.
+
+    Raises: DataError on unknown words and on captions of more than MAX_WORDS.
+    """
     rows = [[START, *(_IDS[word] for word in split_words(text)), END] for text in captions]
     width = max(map(len, rows), default=0)
+    if width > MAX_WORDS + 2:
+        raise DataError(f"a caption has {width - 2} words, full stop included; at most {MAX_WORDS}")
     return torch.tensor([row + [PAD] * (width - len(row)) for row in rows])
 
 

@@ -59,17 +59,25 @@ class Study:
     seconds: dict[str, float]  # CPU: "captioner", "pairs", "DPO", "measuring"
 
 
-ROWS = ("supervised", "DPO", "supervised, greedy", "DPO, greedy", "supervised, wrong picture",
-        "DPO, wrong picture", "DPO trained blind")  # fmt: skip
+ROWS = (
+    "supervised",
+    "DPO",
+    "supervised, greedy",
+    "DPO, greedy",
+    "supervised, wrong picture",
+    "DPO, wrong picture",
+    "DPO trained blind",
+    "DPO without the guard",
+)
 
 
 def study(
     seed: int = 0,
     steps: int = 300,
-    dpo_steps: int = 120,
-    scenes: int = 1500,
+    dpo_steps: int = 60,
+    scenes: int = 1000,
     heldout: int = 400,
-    blind: bool = False,
+    controls: bool = False,
 ) -> Study:
     """The whole miniature for one seed.
 
@@ -77,8 +85,9 @@ def study(
         steps, dpo_steps: optimizer steps of the captioner and of DPO.
         scenes: training scenes of which captions are sampled for the pairs; heldout: of new
             combinations, on which all is measured. The same held-out scenes for every seed.
-        blind: also align a second copy with other scenes' pictures, to see what DPO can fix
-            without looking (costs as much as DPO again).
+        controls: also align two more copies, each as costly as DPO: one with other scenes'
+            pictures (what can be mended without looking?), one on pairs in which only
+            hallucinations count (does silence pay?).
     """
     times = [time.process_time()]
     base = CaptionerSettings()
@@ -100,11 +109,13 @@ def study(
         "DPO, wrong picture": measure(aligned, wrong, seed=seed),
     }
     times.append(time.process_time())
-    if blind:
-        blinded, _ = align(
-            supervised, data.wrong_images(), pairs, AlignSettings(steps=dpo_steps, seed=seed)
-        )
-        measured["DPO trained blind"] = measure(blinded, test, seed=seed)
+    if controls:
+        how = AlignSettings(steps=dpo_steps, seed=seed)
+        blind, _ = align(supervised, data.wrong_images(), pairs, how)
+        silent_pairs = preference_pairs(supervised, data, guard=False, seed=seed)
+        silent, _ = align(supervised, data, silent_pairs, how)
+        measured["DPO trained blind"] = measure(blind, test, seed=seed)
+        measured["DPO without the guard"] = measure(silent, test, seed=seed)
     names = ("captioner", "pairs", "DPO", "measuring")
     seconds = {name: times[i + 1] - times[i] for i, name in enumerate(names)}
     return Study(supervised, aligned, len(pairs), measured, seconds)

@@ -8,7 +8,7 @@ Source: CHAIR, the share of mentioned objects that are not in the picture (Rohrb
 "Object hallucination in image captioning", §2.2), extended from objects to their attributes.
 """
 
-import itertools
+import functools
 from dataclasses import dataclass, field
 
 from course_utils.vision.captions import RELATIONS, relation_of, split_words
@@ -89,22 +89,40 @@ class Judgement:
         return self.false == 0 and self.named == self.things
 
 
-def _true_claims(mentions: tuple[Mention, ...], match: dict[int, Thing]) -> set[tuple[int, str]]:
-    """(mention, claim) pairs that hold when mention i speaks of the thing match[i]."""
-    found = set()
-    for i, mention in enumerate(mentions):
-        if i not in match:
-            continue
-        for name, value in mention.claims().items():
-            if getattr(match[i], name) == value:
-                found.add((i, name))
-        if (
-            mention.relation is not None
-            and i - 1 in match
-            and mention.relation in relation_of(match[i - 1], match[i])
-        ):
-            found.add((i, "relation"))
+def _true_claims(mention: Mention, thing: Thing | None, before: Thing | None) -> set[str]:
+    """Which claims hold if the mention speaks of `thing`, and the mention before it of `before`."""
+    if thing is None:
+        return set()
+    said = mention.claims().items()
+    found = {name for name, value in said if getattr(thing, name) == value}
+    if before is not None and mention.relation in relation_of(before, thing):
+        found.add("relation")
     return found
+
+
+def _best_match(mentions: tuple[Mention, ...], things: tuple[Thing, ...]) -> list[set[str]]:
+    """The claims that hold, mention by mention, under the match that makes most claims true.
+
+    Each thing answers to at most one mention. Of equal matches, the one with more mentions that
+    are right as a whole.
+    """
+
+    @functools.cache
+    def best(
+        i: int, free: tuple[Thing, ...], before: Thing | None
+    ) -> tuple[int, int, list[set[str]]]:
+        if i == len(mentions):
+            return 0, 0, []
+        options = []
+        for thing in (*free, None):
+            true = _true_claims(mentions[i], thing, before)
+            left = tuple(other for other in free if other is not thing)
+            claims, whole, rest = best(i + 1, left, thing)
+            whole += mentions[i].shape is not None and mentions[i].claims().keys() <= true
+            options.append((claims + len(true), whole, [true, *rest]))
+        return max(options, key=lambda option: option[:2])
+
+    return best(0, things, None)[2]
 
 
 def judge(scene: Scene, caption: str) -> Judgement:
@@ -115,31 +133,20 @@ def judge(scene: Scene, caption: str) -> Judgement:
     thing is hallucinated whole.
     """
     mentions = attributes(caption)
-    nobody: list[int | None] = [None] * len(scene.things)
-    slots = [*range(len(mentions)), *nobody]
-    best: set[tuple[int, str]] = set()
-    best_match: dict[int, Thing] = {}
-    for choice in dict.fromkeys(itertools.permutations(slots, len(scene.things))):
-        match = {i: t for i, t in zip(choice, scene.things, strict=True) if i is not None}
-        true = _true_claims(mentions, match)
-        if len(true) > len(best):
-            best, best_match = true, match
-    claimed = {(i, name) for i, m in enumerate(mentions) for name in m.claims()}
-    claimed |= {(i, "relation") for i, m in enumerate(mentions) if m.relation is not None}
-    named = {
-        i
-        for i, mention in enumerate(mentions)
-        if i in best_match and all((i, name) in best for name in mention.claims())
-    }
-    told = sum(name != "relation" for _, name in best)
-    marks: dict[int, bool] = {
-        place: claim in best for claim in claimed for place in mentions[claim[0]].places[claim[1]]
-    }
+    claims = false = told = named = 0
+    marks: dict[int, bool] = {}  # place of a word: whether its claim holds
+    for mention, true in zip(mentions, _best_match(mentions, scene.things), strict=True):
+        for name, places in mention.places.items():  # one entry a claim
+            marks.update(dict.fromkeys(places, name in true))
+        claims += len(mention.places)
+        false += len(mention.places) - len(true)
+        told += len(true - {"relation"})
+        named += mention.shape is not None and mention.claims().keys() <= true
     return Judgement(
-        claims=len(claimed),
-        false=len(claimed - best),
+        claims=claims,
+        false=false,
         coverage=told / (3 * len(scene.things)),
-        named=len(named),
+        named=named,
         things=len(scene.things),
         verdicts=tuple((word, marks.get(i)) for i, word in enumerate(split_words(caption))),
     )
