@@ -142,6 +142,20 @@ def _add_memory(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.set_defaults(handler=module_main("course_utils.memory.command"))
 
 
+def _add_leaderboard(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "leaderboard",
+        help="rank a folder of students' submission.json files",
+        description="Computes the gold reward of every submission's answers again, ranks them and "
+        "writes a CSV table. A file that cannot be read is named and left out.",
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="holds the *.json files")
+    parser.add_argument(
+        "--out", type=Path, default=Path("leaderboard.csv"), metavar="FILE", help="leaderboard.csv"
+    )
+    parser.set_defaults(handler=module_main("course_utils.submission"))
+
+
 def build_parser() -> argparse.ArgumentParser:
     """All commands with their arguments; `handler` in the parsed arguments does the work."""
     parser = argparse.ArgumentParser(
@@ -163,6 +177,7 @@ def build_parser() -> argparse.ArgumentParser:
     build.set_defaults(handler=module_main("course_utils.build"))
     _add_world(commands)
     _add_memory(commands)
+    _add_leaderboard(commands)
     return parser
 
 
