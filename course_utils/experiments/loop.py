@@ -47,7 +47,7 @@ def batches(rows: Sequence[Row], size: int, seed: int) -> Iterator[Batch]:
 
 def summed_loss(model: Any, batch: Batch) -> tuple[Tensor, int]:
     """(-Σ log p over the labelled tokens in nats, how many they are)."""
-    ids, labels = batch
+    ids, labels = (tensor.to(model.device) for tensor in batch)
     logits = model(input_ids=ids, use_cache=False).logits[:, :-1]  # (B, T - 1, V)
     targets = labels[:, 1:]
     total = F.cross_entropy(
