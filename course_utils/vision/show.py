@@ -17,7 +17,11 @@ _FALSE = (
     "background:rgba(213,94,0,.22);border-bottom:2px solid rgb(213,94,0);border-radius:3px;"
     "padding:0 2px"
 )
-_TRUE = "border-bottom:2px solid rgba(0,127,91,.65)"
+_TRUE = "border-bottom:2px solid rgb(38,150,115)"
+_PICTURE = (
+    f"width:{PIXELS}px;height:{PIXELS}px;flex:none;margin:0;image-rendering:pixelated;"
+    "border:1px solid rgba(128,128,128,.5);border-radius:6px"
+)
 
 
 def png(image: Tensor) -> bytes:
@@ -83,9 +87,8 @@ class Gallery:
         return (
             '<div style="display:flex;gap:12px;align-items:flex-start;padding:10px;'
             'border:1px solid rgba(128,128,128,.35);border-radius:10px">'
-            f'<img alt="{escape(there)}" title="{escape(there)}" width="{PIXELS}" '
-            f'height="{PIXELS}" style="image-rendering:pixelated;border-radius:6px;flex:none;'
-            f'margin:0" src="data:image/png;base64,{source}"><div>{said}</div></div>'
+            f'<img alt="{escape(there)}" title="{escape(there)}" style="{_PICTURE}" '
+            f'src="data:image/png;base64,{source}"><div>{said}</div></div>'
         )
 
 
