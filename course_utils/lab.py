@@ -126,6 +126,11 @@ class Lab:
         """The log of the training of "sft", "reward", "ppo", "ppo_low_beta" or "dpo"."""
         return self._start.log(key)
 
+    def cost(self, key: str) -> dict[str, Any]:
+        """What training "sft", "reward", "ppo", "ppo_low_beta" or "dpo" took, that stage alone:
+        seconds, cpu_seconds, generated_tokens, trained_tokens, flops."""
+        return self._start.cost(key)
+
     def held_out(self, key: str) -> list[dict[str, Any]]:
         """Measurements on held-out prompts along the training of "ppo" or "ppo_low_beta": rows of
         step, kl, proxy, gold, interval, prompt, text."""

@@ -88,6 +88,12 @@ class Start:
         self._made(key)
         return JsonLines(self.directory / key / "heldout.jsonl").read()
 
+    def cost(self, key: str) -> dict[str, Any]:
+        """What the training of a model took: seconds, cpu_seconds, generated_tokens,
+        trained_tokens, flops; of that stage alone."""
+        self._made(key)
+        return json.loads((self.directory / key / "done.json").read_text(encoding="utf-8"))
+
     def _made(self, key: str) -> Path:
         """The directory of a model's weights; trains it first where it is missing."""
         if key not in MODELS:

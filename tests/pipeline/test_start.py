@@ -65,6 +65,8 @@ def test_each_model_brings_what_it_stands_on(lab: Lab, trainings: list[str]) -> 
     assert lab.trained("ppo").num_parameters() == lab.base().num_parameters()
     assert next(row["step"] for row in lab.held_out("ppo")) == 0
     assert lab.held_out("ppo")[-1]["step"] == lab.tier.ppo.iterations
+    assert lab.cost("ppo")["generated_tokens"] > 0
+    assert lab.cost("dpo")["cpu_seconds"] > 0
     assert trainings == ["pairs", "reward", "dpo", "ppo"]
     assert [row["prompt"] for row in lab.pairs()[0]] == [row["prompt"] for row in train]
 
