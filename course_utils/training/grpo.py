@@ -10,9 +10,11 @@ together. PPOTrainer is not used here: it asks each prompt once and knows no gro
 
 import copy
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from torch import Tensor
 
 from course_utils.errors import CourseError, RunError
 from course_utils.training.ppo.rewards import Reward, checked_scores, reward_name
@@ -42,6 +44,7 @@ METRICS = {
     "completions/clipped_ratio": "cut_rate",
     "clip_ratio/region_mean": "clip_fraction",
 }
+Watch = Callable[[Tensor, Tensor], None]  # (rewards (N, G), advantages (N, G)) of a step
 _UNKNOWN = ("max_length", "dataset_num_proc")  # of the common arguments, to GRPOConfig
 
 
@@ -111,6 +114,20 @@ def grpo_arguments(
 class GroupRunTrainer(LanguageRunTrainer):
     """The order of the data is TRL's own here: it repeats each prompt for its group."""
 
+    watch: Watch | None = None
+    _scores: Any = None
+
+    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
+        self._scores = super()._calculate_rewards(*args, **kwargs)  # type: ignore[misc]
+        return self._scores
+
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        made = super()._generate_and_score_completions(inputs)  # type: ignore[misc]
+        if self.watch is not None:
+            groups = (-1, self.args.num_generations)
+            self.watch(self._scores.sum(dim=1).view(groups), made["advantages"].view(groups))
+        return made
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return super(RunTrainer, self)._get_train_sampler(train_dataset)  # type: ignore[misc]
 
@@ -135,6 +152,7 @@ def train_grpo(
     settings: GRPOSettings,
     log: RunLog | None = None,
     progress: bool = True,
+    watch: Watch | None = None,
 ) -> Any:
     """Trains a causal language model (or PEFT model) on a reward, in place.
 
@@ -144,6 +162,7 @@ def train_grpo(
         log: gets a row per step {step, epoch, loss, reward, reward_std, silent_groups (share of
             groups whose answers all scored the same), completion_tokens, cut_rate, clip_fraction,
             entropy, learning_rate, grad_norm, tokens, seconds}.
+        watch: called at every step with the rewards (N, G) and TRL's advantages (N, G).
 
     Returns: the model, in evaluation mode.
 
@@ -189,6 +208,7 @@ def train_grpo(
             train_dataset=Dataset.from_list([{"prompt": p} for p in asked]),
             processing_class=copy.deepcopy(tokenizer),  # TRL writes into it
         )
+        trainer.watch = watch
         try:
             trainer.train()
         finally:
