@@ -228,7 +228,7 @@ def describe(
     images: Tensor,
     temperature: float = 0.0,
     seed: int = 0,
-    batch_size: int = 250,
+    batch_size: int = 500,
 ) -> list[str]:
     """The captions that `generate` writes, as text, for any number of pictures."""
     if batch_size < 1:

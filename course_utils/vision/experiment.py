@@ -143,4 +143,7 @@ def table(studies: Sequence[Study]) -> str:
         f"CPU seconds a seed: {statistics.mean(total):.1f} ({parts}); "
         f"{statistics.mean(s.pairs for s in studies):.0f} preference pairs"
     )
+    lines.append(
+        "sampled at temperature 1 but for the greedy rows; ± standard deviation over seeds"
+    )
     return "\n".join(lines)
