@@ -131,8 +131,8 @@ def table(studies: Sequence[Study]) -> str:
         for column in COLUMNS:
             values = [float(getattr(s.measured[row], column)) for s in studies]
             places = 1 if column == "words" else 3
-            spread = f" ± {statistics.stdev(values):.{places}f}" if len(values) > 1 else ""
-            cells.append(f"{f'{statistics.mean(values):.{places}f}{spread}':>18}")
+            width = f" ± {statistics.stdev(values):.{places}f}" if len(values) > 1 else ""
+            cells.append(f"{f'{statistics.mean(values):.{places}f}{width}':>18}")
         lines.append(f"{row:<28}" + "".join(cells))
     total = [sum(s.seconds.values()) for s in studies]
     parts = ", ".join(
@@ -143,7 +143,6 @@ def table(studies: Sequence[Study]) -> str:
         f"CPU seconds a seed: {statistics.mean(total):.1f} ({parts}); "
         f"{statistics.mean(s.pairs for s in studies):.0f} preference pairs"
     )
-    lines.append(
-        "sampled at temperature 1 but for the greedy rows; ± standard deviation over seeds"
-    )
+    spread = "; ± standard deviation over seeds" if len(studies) > 1 else ""
+    lines.append(f"sampled at temperature 1 but for the greedy rows{spread}")
     return "\n".join(lines)
