@@ -4,9 +4,12 @@
 `LiveTensorMemory` says which tensors they are. A GPU has `torch.cuda.max_memory_allocated`.
 """
 
+import contextlib
 import gc
+import os
+import sys
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -105,9 +108,9 @@ def allocator_peak(step: Callable[[], None], live: int) -> int:
     from torch.profiler import ProfilerActivity, profile
 
     gc.collect()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
+    with _silent_profiler(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as p:
         step()
-    results = watched.profiler.kineto_results
+    results = p.profiler.kineto_results
     nodes = list(results.experimental_event_tree())
     events = []
     while nodes:
@@ -124,6 +127,20 @@ def allocator_peak(step: Callable[[], None], live: int) -> int:
             live += size
             peak = max(peak, live)
     return peak
+
+
+@contextlib.contextmanager
+def _silent_profiler() -> Iterator[None]:
+    """Nothing reaches stderr meanwhile: torch's profiler writes there by itself, below Python."""
+    sys.stderr.flush()
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
 
 
 def _owner(node: Any) -> int | None:
