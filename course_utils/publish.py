@@ -73,8 +73,10 @@ def save_model(directory: Path | str, model: Any, tokenizer: Any, card: str) -> 
 
     A PEFT model leaves its adapter alone, a few MB: the base is named in it.
     """
+    from course_utils.training.trl_common import quiet_libraries
+
     directory = Path(directory)
-    with atomic_dir(directory) as temporary:
+    with atomic_dir(directory) as temporary, quiet_libraries(progress=False):
         model.save_pretrained(temporary, safe_serialization=True)
         tokenizer.save_pretrained(temporary)
         (temporary / "README.md").write_text(card, encoding="utf-8")
