@@ -58,7 +58,9 @@ def summed_loss(model: Any, batch: Batch) -> tuple[Tensor, int]:
 
 @torch.no_grad()
 def mean_loss(model: Any, rows: Sequence[Row], size: int = 32) -> float:
-    """Nats per labelled token, each token counted once."""
+    """Nats per labelled token, each token counted once. Raises CourseError without rows."""
+    if not rows:
+        raise CourseError("there are no rows to take the loss on; ask for at least one text")
     ordered = sorted(rows, key=lambda row: len(row["input_ids"]))
     with evaluating(model):
         parts = [

@@ -156,3 +156,8 @@ def test_demonstrations_learn_answers_only(task: str) -> None:
         assert row["labels"][start:] == row["input_ids"][start:]
     held = categories.task_rows("ship", "heldout", 3, 0, tokenizer)
     assert held != categories.task_rows("ship", "train", 3, 0, tokenizer)
+
+
+def test_a_loss_needs_rows() -> None:
+    with pytest.raises(CourseError, match="no rows to take the loss on"):
+        loop.mean_loss(None, [])
