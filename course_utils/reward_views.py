@@ -1,6 +1,6 @@
 """A reward model beside the truth: where it is sure and wrong, and what else its scores follow.
 
-Both read a RewardInspector made by `RewardInspector.of` (scores, lengths and texts of pairs).
+All read a RewardInspector made by `RewardInspector.of` (scores, lengths and texts of pairs).
 """
 
 from collections.abc import Callable
@@ -15,6 +15,7 @@ from course_utils.errors import CourseError
 if TYPE_CHECKING:
     import pandas
 
+    from course_utils.evaluation import Estimate
     from course_utils.inspectors.rewards import RewardInspector
 
 Gold = Callable[[str, str], Any]  # (prompt, answer) -> object with .total and .parts
@@ -48,6 +49,25 @@ def follows(inspector: "RewardInspector", gold: Gold) -> dict[str, float]:
         "the longer answer": _same_way(better, longer),
         "length (r)": fit["r"] if fit else float("nan"),
     }
+
+
+def by_part(inspector: "RewardInspector", gold: Gold, least: int = 10) -> "dict[str, Estimate]":
+    """How often the model prefers the answer that is better in one part of quality.
+
+    Counted for each part over the pairs whose answers differ in it, whatever the other parts say;
+    parts with fewer than `least` such pairs are left out. Ties of the model count 1/2.
+    """
+    from course_utils.evaluation import estimate
+
+    found: dict[str, list[float]] = {}
+    for number, margin in enumerate(inspector.table().margin.tolist()):
+        row = inspector.frame(number)
+        a, b = (gold(row["prompt"], row[f"{side}_text"]).parts for side in ("chosen", "rejected"))
+        for name in a:
+            if abs(a[name] - b[name]) > TIE:
+                right = 0.5 if abs(margin) <= TIE else float(margin * (a[name] - b[name]) > 0)
+                found.setdefault(name, []).append(right)
+    return {name: estimate(right) for name, right in found.items() if len(right) >= least}
 
 
 def _same_way(better: Any, difference: Any) -> float:

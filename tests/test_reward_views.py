@@ -8,7 +8,7 @@ import pytest
 
 from course_utils.errors import CourseError
 from course_utils.inspectors.rewards import RewardInspector
-from course_utils.reward_views import confident_mistakes, follows, gold_margins
+from course_utils.reward_views import by_part, confident_mistakes, follows, gold_margins
 
 WORTH = {"good": 2.0, "good and long indeed": 2.0, "bad": 0.0, "bad <b> and long": 0.0, "fair": 1.8}
 PAIRS = [
@@ -74,6 +74,14 @@ def test_the_surest_come_first() -> None:
     wrong = {"good": 0.0, "bad": 1.0, "bad <b> and long": 5.0, "good and long indeed": 0, "fair": 0}
     found = confident_mistakes(inspector(lambda ps, qs: [wrong[q] for q in qs]), gold)
     assert [row["liked"]["text"] for row in found.rows] == ["bad <b> and long", "bad"]
+
+
+def test_parts_count_the_pairs_that_differ_in_them() -> None:
+    found = by_part(inspector(by_words), gold, least=1)
+    assert set(found) == {"correctness"}, "tone is the same everywhere"
+    # pairs 1, 2 and 4 differ: a tie of the model, the wrong one, a tie
+    assert (found["correctness"].n, found["correctness"].mean) == (3, pytest.approx(1 / 3))
+    assert by_part(inspector(by_words), gold, least=4) == {}
 
 
 def test_texts_are_needed() -> None:
