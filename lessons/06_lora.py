@@ -12,7 +12,8 @@
 # 4. count parameters from a toy to 65 billion, and say when the lecture's 0.1 to 1% is right,
 # 5. merge, swap and mix adapters, and find out what survives the mixing.
 #
-# Tier tiny: about 90 s on two cores; on a T4 with tier small: not measured yet.
+# Tier tiny: about 95 s on two cores (15 s more if no lesson has trained the SFT model yet); on a T4 with tier
+# small: not measured yet.
 
 # %% tags=["setup", "hide-input"]
 
@@ -387,8 +388,8 @@ assert starts["both random"]["loss at the start"] > begin_loss + 0.5
 
 # %% [markdown]
 # * **Both zero** is a trap: neither gradient ever gets through, and the model stays what it is, silently.
-# * **Both random** adds a random matrix to every weight: the skill of the base model is gone before the
-#   first step, and training must first win it back.
+# * **Both random** adds a random matrix to every weight: skill of the base model is lost before the first
+#   step, and training must first win it back.
 # * **One of them zero** starts exactly at the base model. In the first step only the zero factor moves
 #   (look at the zeros in the table), from the second step on both do. That $B$ is the zero one is the
 #   custom; Hayou et al. 2024 found that it also learns better, since it bears larger learning rates.
@@ -664,7 +665,7 @@ def paint(value):
     return low if value < 0.1 else fits if value <= 1 else "background: rgba(235,125,20,.25)"
 
 
-percent.rename_axis(columns="% trained, rank").style.format("{:.3g}").map(paint)
+percent.rename_axis(columns="% trained, rank").style.format("{:.3f}").map(paint)
 
 # %% tags=["hidden-test"]
 assert shapes["this world"].parameters == small_base.num_parameters()
@@ -831,7 +832,7 @@ print(
 )
 print(
     f"weights that come back bit for bit after adding and subtracting: "
-    f"{float((back == weight).double().mean()):.0%}"
+    f"{float((back == weight).double().mean()):.0%} (you guessed {'all' if my_guess_exact else 'not all'})"
 )
 
 # %% tags=["hidden-test"]
