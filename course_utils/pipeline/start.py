@@ -15,7 +15,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 import course_utils
 from course_utils.errors import CourseError
@@ -30,6 +30,14 @@ if TYPE_CHECKING:
     from course_utils.training.reward_model import RewardModel
 
 MODELS = ("sft", "reward", "ppo", "ppo_low_beta", "dpo")
+_NEEDS: dict[str, tuple[str, ...]] = {
+    "sft": (),
+    "pairs": ("sft",),
+    "reward": ("pairs",),
+    "ppo": ("reward",),
+    "ppo_low_beta": ("reward",),
+    "dpo": ("pairs",),
+}
 _NAMES = {
     "sft": "SFT model",
     "reward": "reward model",
@@ -72,10 +80,9 @@ class Start:
         """(train, held-out) preference pairs: reward model and DPO learn them, and are measured."""
         from course_utils.pipeline.inputs import Inputs
 
-        inputs = Inputs(self._job(), self.lab)
-        if not inputs.has_pairs:
+        if not self._there("pairs"):
             self._train("pairs")
-        return inputs.preferences({})
+        return Inputs(self._job(), self.lab).preferences({})
 
     def log(self, key: str) -> RunLog:
         """What the training of a model left behind, step by step."""
@@ -98,28 +105,50 @@ class Start:
         """The directory of a model's weights; trains it first where it is missing."""
         if key not in MODELS:
             raise CourseError(f'there is no trained model "{key}"; choose from {", ".join(MODELS)}')
-        if not self._done(key):
+        if not self._there(key):
             self._train(key)
         return self.directory / "models" / key
 
-    def _done(self, key: str) -> bool:
+    def _there(self, key: str) -> bool:
+        if key == "pairs":
+            from course_utils.pipeline.inputs import Inputs
+
+            return Inputs(self._job(), self.lab).has_pairs
         return (self.directory / key / "done.json").exists()
 
     def _train(self, key: str) -> None:
-        """Trains what is missing; another notebook that wants the same waits, and finds it done."""
+        """Trains a model when what it stands on is there; two notebooks never train the same."""
         from course_utils.pipeline.stages import Pipeline
         from course_utils.training.trl_common import quiet_libraries
 
-        before = time.perf_counter()
-        print(f"making the {_NAMES[key]} of tier {self.lab.tier.name}, once …", flush=True)
-        quiet = quiet_libraries(progress=False), redirect_stdout(io.StringIO())
-        with self._lock(), _same_randomness(), quiet[0], quiet[1]:
-            Pipeline(self._job(), self.lab).train_one(key)
-        print(f"… {time.perf_counter() - before:.0f} s; kept for all lessons in {self.directory}")
+        for needed in _NEEDS[key]:
+            if not self._there(needed):
+                self._train(needed)
+        with self._only_one(key):
+            if self._there(key):
+                return
+            before = time.perf_counter()
+            print(f"making the {_NAMES[key]} of tier {self.lab.tier.name}, once …", flush=True)
+            quiet = quiet_libraries(progress=False), redirect_stdout(io.StringIO())
+            with _same_randomness(), quiet[0], quiet[1]:
+                Pipeline(self._job(), self.lab).train_one(key)
+            took = time.perf_counter() - before
+            print(f"… {took:.0f} s; kept for all lessons in {self.directory}")
 
-    def _lock(self) -> FileLock:
+    @contextmanager
+    def _only_one(self, key: str) -> Iterator[None]:
+        """Waits while another notebook makes the same model, and says so."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        return FileLock(self.directory / ".lock")
+        lock = FileLock(self.directory / f".{key}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(f"another notebook is making the {_NAMES[key]}: waiting for it …", flush=True)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _job(self) -> Job:
         return Job(

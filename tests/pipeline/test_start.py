@@ -67,7 +67,7 @@ def test_each_model_brings_what_it_stands_on(lab: Lab, trainings: list[str]) -> 
     assert lab.held_out("ppo")[-1]["step"] == lab.tier.ppo.iterations
     assert lab.cost("ppo")["generated_tokens"] > 0
     assert lab.cost("dpo")["cpu_seconds"] > 0
-    assert trainings == ["pairs", "reward", "dpo", "ppo"]
+    assert trainings == ["sft", "pairs", "reward", "dpo", "ppo"]
     assert [row["prompt"] for row in lab.pairs()[0]] == [row["prompt"] for row in train]
 
 
@@ -126,6 +126,28 @@ def test_an_interrupted_training_goes_on_and_a_second_notebook_waits(
     for thread in threads:
         thread.join()
     assert torch.equal(*found)
+
+
+def test_a_model_in_the_making_stops_only_those_who_want_the_same(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with lab._start._only_one("ppo"):
+        lab.reward_model()
+    ready = threading.Event()
+
+    def hold() -> None:
+        with lab._start._only_one("dpo"):
+            ready.set()
+            while "waiting" not in "".join(said):
+                said.append(capsys.readouterr().out)
+
+    said: list[str] = []
+    thread = threading.Thread(target=hold)
+    thread.start()
+    ready.wait()
+    lab.trained("dpo")
+    thread.join()
+    assert "another notebook is making the DPO model" in "".join(said)
 
 
 def test_what_it_depends_on_has_a_directory_of_its_own(lab: Lab) -> None:
