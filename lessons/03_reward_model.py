@@ -530,7 +530,8 @@ assert len(i) == len(ranked) * (len(ranked) - 1) // 2
 # rule down first, as a real labelling project would. Each label is on the disk at once, so you can
 # stop, restart the kernel, and go on.
 #
-# **Your guess.** On how many of ten pairs will you agree with the annotator who labelled them?
+# **Your guess.** On which share of the pairs will you agree with the annotator who labelled them
+# before you (called *the dataset* in the comparison)?
 
 # %%
 my_rule = "right before complete, complete before friendly"
