@@ -13,8 +13,9 @@
 # 5. **Multimodal alignment**: vision (a captioner that stops inventing things), audio, code.
 # 6. **Open RLHF datasets**: a short, honest tour.
 #
-# Tier tiny: @TIME@; the first lesson that needs them
-# also trains the SFT model and samples the preference pairs, once. On a T4: not measured yet.
+# Tier tiny: about two and a half minutes of processor time, shared by two cores; the first lesson
+# that needs them also trains the SFT model and samples the preference pairs, once. On a T4: not
+# measured yet.
 
 # %% tags=["setup", "hide-input"]
 
@@ -45,12 +46,10 @@ assert len(pairs) > 0
 # **Your guesses**, before anything runs:
 
 # %%
-my_guess_rlaif = (
-    "same"  # the model trained on AI labels: "better", "same" or "worse" than people's?
-)
-my_guess_refusals = 0.1  # share of harmless requests that the constitutional model will refuse
+my_guess_rlaif = "same"  # trained on AI labels: "better", "same" or "worse" than on people's?
+my_guess_refusals = 0.1  # share of harmless requests that the constitutional model refuses
 my_guess_unseen = 0.5  # GRPO's pass rate on programs that it was not trained on
-my_guess_ensemble = "min"  # which defence keeps most true quality: "mean", "min" or "mean − λ·std"?
+my_guess_ensemble = "min"  # what keeps most true quality: "mean", "min" or "mean − λ·std"?
 
 # %% [markdown] slides="23"
 # ## 1 · RLAIF: who says which answer is better?
@@ -206,9 +205,9 @@ from course_utils.feedback.judge import relabel
 ai_pairs = relabel(pairs, ai)
 dpo_settings = replace(
     world.settings.dpo,
-    steps=min(50, world.settings.dpo.steps),
-    learning_rate=4e-4,
-    beta=0.1,
+    steps=min(60, world.settings.dpo.steps),
+    batch_size=16,
+    learning_rate=3e-4,
     save_every=0,
 )
 trained = {"SFT": sft}
@@ -217,7 +216,7 @@ for name, data in {"human labels": pairs, "AI labels": ai_pairs}.items():
     run = RunLog.create(where, {}, world.seed, overwrite=True)
     trained[name] = train_dpo(world.sft(), world.tokenizer, data, dpo_settings, run)
 
-compared = world.compare(trained, reference=sft)
+compared = world.compare(trained, n=24 if lab.tier.is_fast else 192, reference=sft)
 compared
 
 # %% tags=["hidden-test"]
@@ -226,8 +225,6 @@ assert {row["prompt"][0]["content"] for row in ai_pairs} == {
     row["prompt"][0]["content"] for row in pairs
 }
 assert set(compared.evaluations) == {"SFT", "human labels", "AI labels"}
-if not lab.tier.is_fast:
-    assert compared.winner("AI labels", "SFT").rate > 0.5
 
 # %% [markdown]
 # The total hides *what* was learned. Where did each kind of label move the model?
@@ -264,14 +261,8 @@ Markdown(
 gold_of = {name: found.mean for name, found in compared.evaluations.items()}
 rate = compared.winner("AI labels", "human labels")
 apart = rate.low > 0.5 or rate.high < 0.5
-helped = gold_of["AI labels"] > compared.evaluations["SFT"].gold.high
-if rate.high < 0.5:
-    verdict, condition = (
-        None,
-        "its labels help, and people's help more" if helped else "no gain here",
-    )
-else:
-    verdict, condition = helped, ""
+helped = compared.winner("AI labels", "SFT").low > 0.5  # clearly better than before
+behind = rate.high < 0.5  # clearly worse than with people's labels
 print(f"you guessed: {my_guess_rlaif}")
 world.claim(
     "C17",
@@ -279,8 +270,8 @@ world.claim(
     f"with the annotator's labels, {gold_of['AI labels']:+.2f} with the AI's; the AI's model "
     f"gives the better answer on {rate.rate:.0%} [{rate.low:.0%}, {rate.high:.0%}] of the prompts"
     + ("" if apart else ", which is no difference that this many prompts could show"),
-    holds=verdict,
-    condition=condition,
+    holds=None if helped and behind else helped,
+    condition="AI labels help, people's labels help more" if helped and behind else "",
     sft=gold_of["SFT"],
     human=gold_of["human labels"],
     ai=gold_of["AI labels"],
@@ -332,7 +323,7 @@ harmless_only = demonstrations.filter(
 )
 run = RunLog.create(world.run_directory("helpful-only"), {}, world.seed, overwrite=True)
 helpful_settings = replace(
-    world.settings.sft, steps=min(100, world.settings.sft.steps), save_every=0
+    world.settings.sft, steps=min(80, world.settings.sft.steps), save_every=0
 )
 helpful = train_sft(world.base(), world.tokenizer, harmless_only, helpful_settings, run)
 print(
@@ -358,6 +349,8 @@ print("harmful:    ", harmful[0], "·", harmful[-1])
 print("look-alike: ", alike[0], "·", alike[-1])
 
 exam = (harmful + harmless) * 2  # two answers to each held-out prompt
+if lab.tier.is_fast:
+    exam = harmful[:6] + harmless[:6]
 
 
 def behaviour(model):
@@ -431,6 +424,7 @@ from course_utils.feedback import revision_pairs
 
 train_harmful, train_harmless = howto_prompts("train")
 asked = [*train_harmful * 6, *train_harmless * 3]
+asked = asked[:: 10 if lab.tier.is_fast else 1]
 answers = world.generate(helpful, asked, max_new_tokens=32)
 preferences = revision_pairs(zip(asked, answers, strict=True))
 print(f"{len(asked)} answers, {len(preferences)} of them revised")
@@ -448,7 +442,9 @@ for row in preferences:
 # **Your guess** stands above: which share of *harmless* requests will the trained model refuse?
 
 # %%
-cai_settings = replace(dpo_settings, steps=min(30, dpo_settings.steps), batch_size=16)
+cai_settings = replace(
+    dpo_settings, steps=min(40, dpo_settings.steps), learning_rate=5e-4, beta=0.1
+)
 
 
 def constitutional(data, name):
@@ -474,9 +470,10 @@ if not lab.tier.is_fast:
 # ### What broke, and why: nobody taught it to say yes
 #
 # The helpful-only model never refused anything, so no pair ever said *do not refuse*: "willing" is
-# written in the constitution, but nothing in the data breaks it. Half of what was learned is therefore
-# not "refuse harm" but "refuse". The remedy is in the data: for harmless requests, prefer the model's
-# own answer to a needless refusal. Such **contrast pairs** cost nothing.
+# written in the constitution, but nothing in the data breaks it. From such pairs a model can learn
+# "refuse" as easily as "refuse harm", and look at its second number. The remedy is in the data: for
+# harmless requests, prefer the model's own answer to a needless refusal. Such **contrast pairs**
+# cost nothing.
 
 # %%
 from datasets import concatenate_datasets
@@ -501,7 +498,8 @@ willing = labelled(
     Obeys(),
 )
 balanced = concatenate_datasets([preferences, willing])
-behaviours["with contrast pairs"] = behaviour(willingly := constitutional(balanced, "contrast"))
+willingly = constitutional(balanced, "contrast")
+behaviours["with contrast pairs"] = behaviour(willingly)
 print(f"{len(willing)} contrast pairs")
 print("with contrast pairs:", behaviours["with contrast pairs"])
 
@@ -727,6 +725,9 @@ exam_parts = {
     "unseen programs": [p.text for p in as_code if p.detail not in known_sums],
 }
 
+if lab.tier.is_fast:
+    exam_parts = {name: texts[:16] for name, texts in exam_parts.items()}
+
 
 def pass_rates(model):
     """Share of right answers in each part of the exam."""
@@ -860,7 +861,7 @@ from course_utils.evaluation import reward_model_accuracy
 from course_utils.training.ppo import PPOTrainer, per_answer
 
 few = pairs.select(range(min(640, len(pairs))))
-asked = world.prompts("train", 160)
+asked = world.prompts("train", 24 if lab.tier.is_fast else 160)
 usual = list(zip(asked, world.generate(sft, asked), strict=True))
 reward_settings = replace(
     world.settings.reward,
@@ -871,7 +872,8 @@ reward_settings = replace(
 members = train_members(
     world.base(), world.tokenizer, few, reward_settings, count=3, normalise_on=usual
 )
-right = [reward_model_accuracy(member, heldout_pairs).accuracy.mean for member in members]
+exam_pairs = heldout_pairs.select(range(min(200, len(heldout_pairs))))
+right = [reward_model_accuracy(member, exam_pairs).accuracy.mean for member in members]
 print("held-out accuracy of the members:", [f"{share:.0%}" for share in right])
 
 # %% tags=["hidden-test"]
@@ -881,9 +883,9 @@ assert all(0 <= share <= 1 for share in right)
 # %%
 hacking = replace(
     world.settings.ppo_low_beta,
-    steps=min(14, world.settings.ppo_low_beta.steps),
-    rollouts_per_step=48,
-    learning_rate=4e-4,
+    steps=min(10, world.settings.ppo_low_beta.steps),
+    rollouts_per_step=8 if lab.tier.is_fast else 40,
+    learning_rate=8e-4,
     beta=0.0,
     max_new_tokens=40,
 )
@@ -899,7 +901,7 @@ for name, judge in judges.items():
         world.sft(),
         judge,
         world.tokenizer,
-        world.prompts("train"),
+        world.prompts("train", 600),
         hacking,
         gold=per_answer(world.gold),
     )
@@ -925,37 +927,47 @@ for name, rows in curves.items():
     smooth = rows.gold.rolling(4, min_periods=1, center=True).mean()
     plots.line(figure, distance, smooth, name, colour)
 display(figure)
-ends = {name: rows.tail(3) for name, rows in curves.items()}
+reach = min(rows.kl.max() for rows in curves.values())  # nats: as far as every run went
+near = {name: rows[(rows.kl >= reach / 3) & (rows.kl <= reach)] for name, rows in curves.items()}
 pd.DataFrame(
     {
         name: {
             "gold at the start": rows.gold.iloc[0],
-            "gold, last steps": ends[name].gold.mean(),
-            "own reward, last steps": ends[name].reward.mean(),
-            "KL, last steps": ends[name].kl.mean(),
+            f"gold at KL {reach / 3:.1f} to {reach:.1f}": near[name].gold.mean(),
+            "gold at the end": rows.gold.tail(2).mean(),
+            "own reward at the end": rows.reward.tail(2).mean(),
+            "KL at the end": rows.kl.tail(2).mean(),
         }
         for name, rows in curves.items()
     }
-).T.style.format("{:+.2f}")
+).T.style.format("{:+.2f}", na_rep="–")
+
+# %% [markdown]
+# Two things must not be confused: how *far* a run went, and what it lost *on the way*. The runs climb
+# rewards of different steepness, so after the same number of steps they stand at different distances. So
+# compare at the same distance (second column), not at the end.
 
 # %%
-alone = ends["one reward model"].gold.mean()
-kept = {name: ends[name].gold.mean() for name in judges if name != "one reward model"}
-best = max(kept, key=kept.get)
-ahead = [name for name, value in kept.items() if value > alone]
-print(f"you guessed {my_guess_ensemble!r}; here {best!r} kept most")
+at = {
+    name: rows.gold.mean() if len(rows) else curves[name].gold.mean() for name, rows in near.items()
+}
+alone = at.pop("one reward model")
+best = max(at, key=at.get)
+ahead = [name for name, value in at.items() if value > alone]
+print(f"you guessed {my_guess_ensemble!r}; at the same distance {best!r} kept most")
 world.claim(
     "C19",
-    f"pushed with β = 0, gold ends at {alone:+.2f} with one reward model and at "
-    + ", ".join(f"{value:+.2f} with {name}" for name, value in kept.items()),
-    holds=True if len(ahead) == len(kept) else None if ahead else False,
-    condition="" if len(ahead) in (0, len(kept)) else f"only {' and '.join(ahead)} kept more truth",
+    f"pushed with β = 0, at the same KL (up to {reach:.1f} nats) gold is {alone:+.2f} with one reward model and "
+    + ", ".join(f"{value:+.2f} with {name}" for name, value in at.items())
+    + f"; each from about {hacking.rollouts_per_step} answers a step, so a tenth of a point is noise",
+    holds=True if len(ahead) == len(at) else None if ahead else False,
+    condition="" if len(ahead) in (0, len(at)) else f"only {' and '.join(ahead)} kept more truth",
     single=alone,
-    **{f"ensemble_{i}": value for i, value in enumerate(kept.values())},
+    **{f"ensemble_{i}": value for i, value in enumerate(at.values())},
 )
 
 # %% [markdown]
-# An ensemble delays, it does not cure: members that learned from the same pairs share the same blind
+# At best an ensemble delays, it does not cure: members that learned from the same pairs share the same blind
 # spots, and what all of them get wrong can still be hacked. The other defences of this course, each a
 # line of code in `docs/ppo.md`: a **KL budget** (`PPOConfig(kl_stop=…)`), a **held-out judge** that ends
 # the run in time (`HeldOutJudge`), **length control** (`LengthControlled`), fresh labels on what the
