@@ -85,7 +85,7 @@ my_guess_forgets_most = "full"
 
 # %% tags=["hide-input"]
 # @title The workflow, drawn
-from course_utils.category_pictures import full_fine_tuning, peft_places
+from course_utils.pictures.categories import full_fine_tuning, peft_places
 
 full_fine_tuning()
 

@@ -46,7 +46,7 @@ assert world.gold is not None
 # @title Step 1 of InstructGPT, drawn after the paper's figure
 from IPython.display import Markdown
 
-from course_utils import sft_pictures
+from course_utils.pictures import sft as sft_pictures
 
 sft_pictures.step_one()
 

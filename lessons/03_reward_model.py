@@ -49,7 +49,7 @@ lab
 
 # %% tags=["hide-input"]
 # @title The three steps, drawn
-from course_utils.reward_pictures import three_steps
+from course_utils.pictures.reward import three_steps
 
 three_steps()
 
@@ -316,7 +316,7 @@ torch.testing.assert_close(before, after, rtol=1e-4, atol=1e-4)
 
 # %% tags=["hide-input"]
 # @title One trunk, two heads
-from course_utils.reward_pictures import two_heads
+from course_utils.pictures.reward import two_heads
 
 two_heads()
 
@@ -803,7 +803,7 @@ figure.update_xaxes(type="log", dtick=1).update_yaxes(tickformat=".0%", range=[0
 # agree with an annotator who slips on close calls.
 
 # %%
-from course_utils.reward_views import follows
+from course_utils.inspectors.reward_views import follows
 
 best = inspectors[n_most]
 with_gold = follows(best, world.gold)["the truth"]
@@ -889,7 +889,7 @@ assert len(families) == len(known_heldout)
 # for?
 
 # %%
-from course_utils.reward_views import confident_mistakes
+from course_utils.inspectors.reward_views import confident_mistakes
 
 mistakes = confident_mistakes(best, world.gold, n=4, apart=0.5)
 mistakes
@@ -912,7 +912,7 @@ assert all(row["better"]["gold"] > row["liked"]["gold"] + 0.5 for row in mistake
 
 # %% tags=["hide-input"]
 # @title What the proxy sees
-from course_utils.reward_views import by_part
+from course_utils.inspectors.reward_views import by_part
 
 seen = by_part(best, world.gold)
 order = sorted(seen, key=lambda part: seen[part].mean)

@@ -61,7 +61,7 @@ lab
 # and train $A$ and $B$ only (Hu et al. 2021). Here is the figure, for one weight of a 7B model.
 
 # %%
-from course_utils.lora_picture import lora_beside_full
+from course_utils.pictures.lora import lora_beside_full
 
 lora_beside_full(d=4096, k=4096, rank=16)
 

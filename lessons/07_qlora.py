@@ -74,7 +74,7 @@ assert 3.5 < weights_of["lora"] / weights_of["qlora"] < 4
 
 # %% tags=["hide-input"]
 # @title Standard, LoRA, QLoRA, drawn
-from course_utils.qlora_picture import three_ways
+from course_utils.pictures.qlora import three_ways
 
 picture = three_ways(large, rank=64)
 picture

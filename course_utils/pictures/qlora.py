@@ -5,8 +5,8 @@
 The bytes in it are the memory calculator's.
 """
 
-from course_utils.category_pictures import Picture
 from course_utils.memory import Held, ModelShape, held, recipe
+from course_utils.pictures.draw import Picture
 
 GREY, BLUE, ORANGE, GREEN = "120,120,130", "40,120,220", "235,125,20", "20,150,130"
 GB = 10**9

@@ -5,8 +5,8 @@ from xml.etree import ElementTree
 import pandas
 import pytest
 
-from course_utils import sft_pictures
 from course_utils.evaluation import Estimate
+from course_utils.pictures import sft as sft_pictures
 
 
 def test_step_one_is_one_svg_with_its_words() -> None:

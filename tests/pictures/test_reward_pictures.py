@@ -4,8 +4,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from course_utils.category_pictures import Picture
-from course_utils.reward_pictures import STEPS, three_steps, two_heads
+from course_utils.pictures.draw import Picture
+from course_utils.pictures.reward import STEPS, three_steps, two_heads
 
 BOTH = pytest.mark.parametrize("picture", [three_steps(), two_heads()])
 

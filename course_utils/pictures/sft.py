@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from course_utils import plots
-from course_utils.category_pictures import FROZEN, Picture, _arrow, _box
+from course_utils.pictures.draw import FROZEN, Picture, arrow, box
 
 SFT = "40,120,220"
 STEP_ONE = (
@@ -22,10 +22,10 @@ def step_one() -> Picture:
     drawing = ""
     for place, (colour, title, words) in enumerate(STEP_ONE):
         x = 8 + place * (_WIDE + _GAP)
-        drawing += _box(x, 8, _WIDE, _HIGH, colour, title, words)
+        drawing += box(x, 8, _WIDE, _HIGH, colour, title, words)
         if place:
             middle = 8 + _HIGH // 2
-            drawing += _arrow(f"M{x - _GAP + 4},{middle} h{_GAP - 14}", f"{x - 3},{middle}")
+            drawing += arrow(f"M{x - _GAP + 4},{middle} h{_GAP - 14}", f"{x - 3},{middle}")
     said = ", then ".join(f"{title} ({words})" for _, title, words in STEP_ONE)
     width = 16 + len(STEP_ONE) * (_WIDE + _GAP) - _GAP
     return Picture(f"Step 1: {said}", width, _HIGH + 16, drawing)

@@ -7,8 +7,8 @@ from html import escape
 
 from course_utils.adapters.lora import lora_parameters
 from course_utils.adapters.sites import check_whole_number
-from course_utils.category_pictures import FROZEN, LINE, TRAINED, Picture
 from course_utils.errors import CourseError
+from course_utils.pictures.draw import FROZEN, LINE, TRAINED, Picture
 
 _SMALL = 'font-size="12.5" fill="currentColor" fill-opacity=".8"'
 

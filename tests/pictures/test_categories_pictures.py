@@ -4,7 +4,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from course_utils.category_pictures import Picture, full_fine_tuning, peft_places
+from course_utils.pictures.categories import full_fine_tuning, peft_places
+from course_utils.pictures.draw import Picture
 
 
 @pytest.mark.parametrize("picture", [full_fine_tuning(), peft_places()])

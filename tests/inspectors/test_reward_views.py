@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from course_utils.errors import CourseError
+from course_utils.inspectors.reward_views import by_part, confident_mistakes, follows, gold_margins
 from course_utils.inspectors.rewards import RewardInspector
-from course_utils.reward_views import by_part, confident_mistakes, follows, gold_margins
 
 WORTH = {"good": 2.0, "good and long indeed": 2.0, "bad": 0.0, "bad <b> and long": 0.0, "fair": 1.8}
 PAIRS = [

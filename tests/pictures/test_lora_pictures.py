@@ -4,9 +4,9 @@ import xml.etree.ElementTree as xml
 
 import pytest
 
-from course_utils.category_pictures import Picture
 from course_utils.errors import CourseError
-from course_utils.lora_picture import lora_beside_full
+from course_utils.pictures.draw import Picture
+from course_utils.pictures.lora import lora_beside_full
 
 
 @pytest.fixture

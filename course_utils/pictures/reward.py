@@ -1,6 +1,6 @@
 """The lecture's two pictures of RLHF: its three steps, and a reward model beside its LM."""
 
-from course_utils.category_pictures import FROZEN, LINE, Picture, _arrow, _box, _text
+from course_utils.pictures.draw import FROZEN, LINE, Picture, arrow, box, text
 
 SFT, REWARD, PPO = "40,120,220", "150,90,200", "235,125,20"
 # title, its colour, and the boxes of a step from top to bottom: (colour, title, words)
@@ -47,14 +47,14 @@ def three_steps() -> Picture:
         )
         for row, (tone, name, words) in enumerate(boxes):
             y = 40 + row * (_HIGH + _GAP)
-            drawing += _box(x, y, _WIDE, _HIGH, tone, name, words)
+            drawing += box(x, y, _WIDE, _HIGH, tone, name, words)
             if row:
                 drawing += _down(x + _WIDE // 2, y - _GAP, y)
         said.append(f"{title}: " + ", ".join(f"{name} ({words})" for _, name, words in boxes))
     x, y = 8 + 2 * (_WIDE + 36), 40 + 2 * (_HIGH + _GAP)  # of the last box
     loop = f"M{x + _WIDE},{y + 30} h16 V{40 + _HIGH + _GAP + 29} h-6"
-    drawing += _arrow(loop, f"{x + _WIDE + 2},{40 + _HIGH + _GAP + 29}", "left")
-    drawing += _text(x + _WIDE // 2, y + _HIGH + 22, "PPO changes the policy, again and again")
+    drawing += arrow(loop, f"{x + _WIDE + 2},{40 + _HIGH + _GAP + 29}", "left")
+    drawing += text(x + _WIDE // 2, y + _HIGH + 22, "PPO changes the policy, again and again")
     words = "; ".join(said) + "; PPO changes the policy by the score, again and again"
     return Picture(words, x + _WIDE + 24, y + _HIGH + 34, drawing)
 
@@ -79,7 +79,7 @@ def two_heads() -> Picture:
         _model(_LEFT, SFT, "language model", "head: D × V, a probability for each next word")
         + "".join(_chances(_LEFT + i * _STEP, i) for i in range(8))
         + _model(right, REWARD, "reward model", "")
-        + _box(right + 4 * _STEP, 92, 4 * _STEP - 6, 38, REWARD, "scalar head: D × 1")
+        + box(right + 4 * _STEP, 92, 4 * _STEP - 6, 38, REWARD, "scalar head: D × 1")
         + _up(right + 7 * _STEP + 23, 92, 58)
         + f'<text x="{right + 7 * _STEP + 23}" y="46" text-anchor="middle" font-size="17" '
         'font-weight="700" fill="currentColor">r = 0.7</text>\n'
@@ -95,17 +95,17 @@ def two_heads() -> Picture:
 def _model(x: int, colour: str, title: str, head: str) -> str:
     """Tokens, the trunk over them, and arrows; a head over the whole width if `head` says so."""
     wide = 8 * _STEP - 6
-    drawn = _box(x, 158, wide, 58, FROZEN, "trunk: the transformer's layers", "hidden states, D")
+    drawn = box(x, 158, wide, 58, FROZEN, "trunk: the transformer's layers", "hidden states, D")
     for i, token in enumerate(PROMPT + ANSWER):
         tone = FROZEN if i < len(PROMPT) else colour
-        drawn += _box(x + i * _STEP, 246, 46, 26, tone) + _text(x + i * _STEP + 23, 263, token)
+        drawn += box(x + i * _STEP, 246, 46, 26, tone) + text(x + i * _STEP + 23, 263, token)
         drawn += _up(x + i * _STEP + 23, 246, 218)
         if head or i == 7:
             drawn += _up(x + i * _STEP + 23, 158, 132)
     if head:
-        drawn += _box(x, 92, wide, 38, colour, head)
+        drawn += box(x, 92, wide, 38, colour, head)
     prompt, answer = x + 2 * _STEP - 3, x + 6 * _STEP - 3
-    drawn += _text(prompt, 292, "prompt x") + _text(answer, 292, "answer y")
+    drawn += text(prompt, 292, "prompt x") + text(answer, 292, "answer y")
     return drawn + (
         f'<text x="{x}" y="20" font-size="15" font-weight="700" fill="rgb({colour})">{title}'
         "</text>\n"
@@ -113,7 +113,7 @@ def _model(x: int, colour: str, title: str, head: str) -> str:
 
 
 def _up(x: int, start: int, end: int) -> str:
-    return _arrow(f"M{x},{start} V{end + 8}", f"{x},{end}", "up")
+    return arrow(f"M{x},{start} V{end + 8}", f"{x},{end}", "up")
 
 
 def _chances(x: int, place: int) -> str:

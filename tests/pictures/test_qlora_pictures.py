@@ -7,7 +7,7 @@ import pytest
 
 from course_utils.errors import CourseError
 from course_utils.memory import find_shape
-from course_utils.qlora_picture import three_ways
+from course_utils.pictures.qlora import three_ways
 
 SHAPE = find_shape("llama-65b", online=False)
 

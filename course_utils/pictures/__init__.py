@@ -1,0 +1,9 @@
+"""The lecture's pictures as inline SVG, each with the same in words.
+
+categories   full fine-tuning; where each parameter-efficient method sits (lesson 01)
+sft          step 1 of InstructGPT, packed attention, curves of SFT (02)
+reward       the three steps of RLHF; a reward model beside its language model (03)
+lora         a trained weight beside a frozen one with A and B (06)
+qlora        standard fine-tuning, LoRA and QLoRA, with their bytes (07)
+draw         boxes, arrows, words
+"""
