@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from course_utils.training.reward_model import RewardModel
     from course_utils.training.run import RunLog
 
-_SAMPLES = 2  # answers of one model that may meet in a preference pair
-
 
 class Lab:
     """A tier on this machine: hands out models, data, settings and places to write to.
@@ -150,8 +148,16 @@ class Lab:
     # ---- data --------------------------------------------------------------------------------
 
     def prompts(self, split: str = "train", n: int | None = None, **options: Any) -> list[str]:
-        """`n` prompts (None: all) as text, "train" or "heldout"; options of `world.prompts`."""
-        self.require_world(self.tier.prompt_data, "prompts")
+        """`n` prompts (None: all) as text, "train" or "heldout"; options of `world.prompts`.
+
+        From a public dataset those of one user turn, and fewer where it has no more.
+        """
+        if self.is_public(self.tier.prompt_data, "prompts"):
+            from course_utils.data.hub import tiersets
+
+            if options:
+                raise CourseError(f"only the world's prompts have the options {list(options)}")
+            return tiersets.prompts(self.tier.prompt_data, split, n, self.seed)
         from course_utils import world
 
         drawn = world.prompts(split=split, n=n, seed=self.seed, **options)
@@ -166,10 +172,13 @@ class Lab:
 
     def demonstrations(self, split: str = "train", n: int | None = None) -> "Dataset":
         """Good answers to imitate, {prompt, completion}, conversational; None: the tier's n."""
-        self.require_world(self.tier.demonstration_data, "demonstrations")
+        n = self.tier.demonstrations if n is None else n
+        if self.is_public(self.tier.demonstration_data, "demonstrations"):
+            from course_utils.data.hub import tiersets
+
+            return tiersets.demonstrations(self.tier.demonstration_data, split, n, self.seed)
         from course_utils.data import worldsets
 
-        n = self.tier.demonstrations if n is None else n
         return worldsets.demonstrations(split=split, n=n, seed=self.seed)
 
     def preferences(
@@ -184,6 +193,8 @@ class Lab:
 
         Each pair's two answers are drawn among all models' samples, so that pairs of one model and
         pairs of two both occur. A pair of equal answers is left out, so fewer than `n` may come.
+        Where the tier's preferences are a public dataset and no annotator is given, they are its
+        own pairs, and no model answers.
 
         Args:
             models: name -> model.
@@ -191,45 +202,41 @@ class Lab:
             annotator: anything with `compare(prompt, a, b) -> 0 | 1`; None: the world's, unbiased.
             options: of `generate`.
         """
-        self.require_world(self.tier.preference_data, "preferences")
+        n = self.tier.preference_pairs if n is None else n
+        public = self.is_public(self.tier.preference_data, "preferences")
+        if public and annotator is None:
+            from course_utils.data.hub import tiersets
+
+            return tiersets.preferences(self.tier.preference_data, split, n, self.seed)
         if not models:
             raise CourseError('preferences need a model to answer: pass {"base": lab.base()}')
-        from course_utils import world
-        from course_utils.data import worldsets
+        from course_utils.sampled_pairs import sample_pairs
 
-        pool = self.prompts(split)
-        n = self.tier.preference_pairs if n is None else n
-        drawn = self.prompts(split, min(n, len(pool)))
+        drawn = self.prompts(split, n if public else min(n, len(self.prompts(split))))
         asked = [drawn[i % len(drawn)] for i in range(n)]
-        candidates = [(name, sample) for name in models for sample in range(_SAMPLES)]
-        rng = random.Random(f"pairs:{self.seed}")
-        pairs = [rng.sample(range(len(candidates)), 2) for _ in asked]
-        answers: dict[tuple[int, int], str] = {}  # (pair, candidate) -> text
-        for number, (name, _) in enumerate(candidates):
-            rows = [i for i, pair in enumerate(pairs) if number in pair]
-            seed = self.seed * len(candidates) + number + 1
-            texts = self.generate(
-                models[name], [asked[i] for i in rows], **{"seed": seed, **options}
-            )
-            answers |= {(i, number): text for i, text in zip(rows, texts, strict=True)}
-        judged = [
-            (prompt, answers[i, a], answers[i, b])
-            for i, (prompt, (a, b)) in enumerate(zip(asked, pairs, strict=True))
-        ]
-        return worldsets.preferences(judged, annotator or world.Annotator(seed=self.seed))
+        return sample_pairs(self, models, asked, annotator, options)
 
     def pairs(self) -> "tuple[Dataset, Dataset]":
-        """(train, held-out) preference pairs of base and SFT answers; sampled once, then kept."""
+        """(train, held-out) preference pairs: base and SFT answers, sampled once and then kept, or
+        those of the tier's public dataset."""
         return self._start.pairs()
 
-    def require_world(self, source: str, what: str) -> None:
-        """Raises TierError where the tier's data is not the embedded world's."""
-        if source != WORLD:
+    def is_public(self, source: str, what: str) -> bool:
+        """Whether the tier's data is a public dataset, not the embedded world's.
+
+        Raises: TierError for a dataset of the Hub without a loader.
+        """
+        if source == WORLD:
+            return False
+        from course_utils.data.hub import sources
+
+        if not sources.has_loader(source):
             raise TierError(
                 f"tier {self.tier.name} takes its {what} from {source} on the Hugging Face Hub, "
-                'which this version of the course cannot load; use Lab.open(tier="tiny"), or bring '
-                "your own file with course_utils.data.load_file"
+                "which has no loader here (public_datasets() lists those); use "
+                'Lab.open(tier="tiny"), or bring your own file with course_utils.data.load_file'
             )
+        return True
 
     # ---- measuring ---------------------------------------------------------------------------
 

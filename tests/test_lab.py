@@ -221,11 +221,14 @@ def test_tiers_without_known_quality_have_no_gold_and_say_what_to_do() -> None:
     choice = dataclasses.replace(choose_tier("tiny", environ={}), tier=TIERS["small"])
     lab = Lab(choice)
     assert lab.gold is None
-    for call in (lab.prompts, lab.demonstrations):
-        with pytest.raises(TierError, match=r'tatsu-lab/alpaca.*Lab\.open\(tier="tiny"\)'):
+    for call in (lab.prompts, lab.demonstrations):  # no network in tests
+        with pytest.raises(CourseError, match=r'tatsu-lab/alpaca.*Lab\.open\(tier="tiny"\)'):
             call()
-    with pytest.raises(TierError, match="Anthropic/hh-rlhf"):
+    with pytest.raises(CourseError, match="Anthropic/hh-rlhf"):
         lab.preferences({"base": None})
+    other = dataclasses.replace(TIERS["small"], prompt_data="some/thing")
+    with pytest.raises(TierError, match=r'some/thing.*no loader.*Lab\.open\(tier="tiny"\)'):
+        Lab(dataclasses.replace(choice, tier=other)).prompts()
     page = lab._repr_html_()
     assert "SmolLM2-135M" in page
     assert "not known" in page

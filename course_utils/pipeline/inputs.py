@@ -1,4 +1,5 @@
-"""The data of a run: the embedded world's, or the user's own files where they were given."""
+"""The data of a run: the user's own files where they were given, else the tier's: the embedded
+world's or a public dataset."""
 
 import functools
 import json
@@ -78,8 +79,29 @@ class Inputs:
         _ = self._demonstration_file, self._preference_file, self.evaluation_prompts
         if "sft" in self.job.stages:
             _ = self.demonstrations
+        if {"rm", "ppo"} & set(self.job.stages):
+            _ = self.prompts
         if {"rm", "dpo"} & set(self.job.stages) and self._preference_file is None:
-            self.lab.require_world(self.lab.tier.preference_data, "preferences")
+            _ = self._public_pairs
+
+    @functools.cached_property
+    def _public_pairs(self) -> "tuple[Dataset, Dataset] | None":
+        """Pairs of the tier's public dataset; None where the tier is the world's."""
+        tier = self.lab.tier
+        if not self.lab.is_public(tier.preference_data, "preferences"):
+            return None
+        from course_utils.data.hub import tiersets
+
+        n = tier.preference_pairs
+        length = min(tier.reward.max_length, tier.dpo.max_length)
+        return tiersets.pairs(
+            tier.preference_data,
+            n,
+            max(8, n // 8),
+            self.job.seed,
+            tokenizer=self.lab.tokenizer,
+            max_length=length,
+        )
 
     # ---- what the stages use -------------------------------------------------------------------
 
@@ -100,7 +122,7 @@ class Inputs:
 
     @functools.cached_property
     def evaluation_prompts(self) -> list[str]:
-        """What every model is measured on: the world's held-out prompts, or the user's own."""
+        """What every model is measured on: the tier's held-out prompts, or the user's own."""
         n = self.lab.tier.evaluation_prompts
         if self._prompt_file is not None:
             return self.prompts[:n]
@@ -114,17 +136,27 @@ class Inputs:
 
     @property
     def has_pairs(self) -> bool:
-        """Whether `preferences` needs no model any more: the pairs are the user's, or sampled."""
+        """Whether `preferences` needs no model any more: the pairs are there, or sampled."""
         sampled = all((self.job.out / name).exists() for name in _PAIRS)
-        return sampled or "preferences" in self.job.files
+        return sampled or not self.samples_pairs
+
+    @property
+    def samples_pairs(self) -> bool:
+        """Whether the pairs are the models' own answers: not the user's, not a public dataset's."""
+        if "preferences" in self.job.files:
+            return False
+        return not self.lab.is_public(self.lab.tier.preference_data, "preferences")
 
     def preferences(self, models: dict[str, Any]) -> "tuple[Dataset, Dataset]":
-        """(train, held-out) pairs: the user's, or the models' own answers put to the annotator.
+        """(train, held-out) pairs: the user's, a public dataset's, or the models' own answers put
+        to the annotator.
 
         Sampled pairs are kept in the run directory, and read from there when the run goes on.
         """
         if self._preference_file is not None:
             return self._preference_file
+        if self._public_pairs is not None:
+            return self._public_pairs
         paths = [self.job.out / name for name in _PAIRS]
         if not self.has_pairs:
             n = self.lab.tier.preference_pairs

@@ -166,7 +166,7 @@ class Pipeline:
         with CostMeter("preference pairs") as cost:
             print("— preference pairs", flush=True)
             pairs = self.inputs.preferences(models)
-            if "preferences" not in self.job.files:
+            if self.inputs.samples_pairs:
                 shown = [row["chosen"][0]["content"] for row in pairs[0]]
                 shown += [row["rejected"][0]["content"] for row in pairs[0]]
                 ids = self.lab.tokenizer(shown, add_special_tokens=False).input_ids
