@@ -14,8 +14,8 @@
 # 3. put them together into one real PPO step and get the trainer's own numbers,
 # 4. train, look at every token, then **take the KL penalty away** and watch what happens.
 #
-# Tier tiny: about 90 s on two cores (the first lesson that asks for the SFT and the reward model also
-# trains them, about 40 s more). On a T4 with tier small: not measured yet.
+# Tier tiny: about 100 CPU seconds on two cores (the first lesson that asks for the SFT and the reward
+# model also trains them, about a minute more). On a T4 with tier small: not measured yet.
 
 # %% tags=["setup", "hide-input"]
 
