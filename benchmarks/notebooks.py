@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,7 @@ def main() -> None:
     parser.add_argument("numbers", nargs="*", metavar="NN", help="default: all lessons")
     parser.add_argument("--fast", action="store_true", help="COURSE_FAST=1")
     parser.add_argument("--shared", action="store_true", help="lessons share trained models")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="where executed notebooks go")
     parser.add_argument("--read", type=Path, metavar="DIR", help="executed notebooks to report on")
     given = parser.parse_args()
     if given.read:
@@ -41,8 +43,13 @@ def main() -> None:
     if not chosen:
         sys.exit(f"no lesson is called {' or '.join(given.numbers)}; there are {len(found)}")
     with tempfile.TemporaryDirectory() as work:
-        rows = [run(path, Path(work), given.fast, given.shared) for path in chosen]
-        report(rows)
+        rows = []
+        for path in chosen:
+            rows.append(run(path, Path(work), given.fast, given.shared))
+            if given.keep and (Path(work) / path.name).exists():
+                given.keep.mkdir(parents=True, exist_ok=True)
+                shutil.copy(Path(work) / path.name, given.keep)
+    report(rows)
 
 
 def run(path: Path, work: Path, fast: bool, shared: bool) -> dict[str, Any]:

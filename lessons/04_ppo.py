@@ -1078,8 +1078,6 @@ for name, log, points in (("with KL", run, path), ("β = 0", unleashed_run, unle
 # trained it:
 
 # %%
-import json
-
 from course_utils.evaluation.costs import forward_flops, matmul_parameters, training_flops
 
 parameters = matmul_parameters(ppo)
@@ -1094,7 +1092,7 @@ cost.flops = (
     + training_flops(parameters, read * config.epochs)
 )
 bill = {
-    "SFT": json.loads((lab.log("sft").directory / "done.json").read_text()),
+    "SFT": lab.cost("sft"),
     "PPO, this run": cost.row(),
 }
 table = pd.DataFrame(bill).T[
