@@ -90,7 +90,7 @@ if not fast:
 
 # %% tags=["hide-input"]
 # @title The over-optimisation explorer
-from course_utils.overoptimisation_picture import stop_explorer
+from course_utils.pictures.overoptimisation import stop_explorer
 
 explorer = stop_explorer(world.held_out("ppo_low_beta"))
 explorer

@@ -3,7 +3,7 @@
 import pytest
 
 from course_utils.errors import CourseError
-from course_utils.overoptimisation_picture import stop_explorer
+from course_utils.pictures.overoptimisation import stop_explorer
 
 ROWS = [
     {"step": 0, "kl": -1e-9, "proxy": 0.1, "gold": 1.0, "prompt": "a < b?", "text": "yes."},
