@@ -7,7 +7,7 @@
 Each lesson runs in a process of its own with a directory of its own for runs, so that the models
 that lessons share are trained again wherever a lesson needs them: what a student pays who opens
 that lesson first. `--shared` keeps them between lessons: what a student pays who works through all.
-Memory is the largest resident set of the kernel.
+Memory is the largest resident set of the kernel; "says" is the time that the lesson announces.
 """
 
 import argparse
@@ -74,14 +74,17 @@ def run(path: Path, work: Path, fast: bool, shared: bool) -> dict[str, Any]:
 def times(path: Path) -> dict[str, Any]:
     """Seconds of an executed notebook and of its slowest cells, from the times nbclient kept."""
     cells = []
-    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:
         kept = cell["metadata"].get("execution", {})
         start, end = kept.get("iopub.execute_input"), kept.get("shell.execute_reply")
         if start and end:
             took = _moment(end) - _moment(start)
             cells.append((took.total_seconds(), _first_line(cell)))
     cells.sort(reverse=True)
-    return {"seconds": sum(took for took, _ in cells), "slowest": cells[:SLOWEST]}
+    budget = notebook["metadata"].get("course", {}).get("budget", {}).get("seconds")
+    total = sum(took for took, _ in cells)
+    return {"seconds": total, "slowest": cells[:SLOWEST], "budget": budget}
 
 
 def _moment(text: str) -> datetime:
@@ -94,7 +97,7 @@ def _first_line(cell: dict[str, Any]) -> str:
 
 
 def report(rows: list[dict[str, Any]]) -> None:
-    print(f"{'notebook':<36}{'s':>7}{'CPU s':>8}{'MiB':>7}   slowest cells")
+    print(f"{'notebook':<36}{'says':>6}{'s':>7}{'CPU s':>8}{'MiB':>7}   slowest cells")
     for row in rows:
         used = "".join(
             f"{row[name]:>{width}.0f}" if name in row else " " * width
@@ -103,10 +106,11 @@ def report(rows: list[dict[str, Any]]) -> None:
         slowest = "; ".join(f"{took:.0f} s {line[:44]}" for took, line in row.get("slowest", []))
         if "failed" in row:
             slowest = "FAILED: " + row["failed"]
-        print(f"{row['path'].stem:<36}{row['seconds']:>7.0f}{used}   {slowest}")
+        says = row.get("budget") or "–"
+        print(f"{row['path'].stem:<36}{says:>6}{row['seconds']:>7.0f}{used}   {slowest}")
     cpu = sum(row.get("cpu_seconds", 0) for row in rows)
     total = sum(row["seconds"] for row in rows)
-    print(f"{'total':<36}{total:>7.0f}" + (f"{cpu:>8.0f}" if cpu else ""))
+    print(f"{'total':<42}{total:>7.0f}" + (f"{cpu:>8.0f}" if cpu else ""))
     if any("failed" in row for row in rows):
         sys.exit(1)
 

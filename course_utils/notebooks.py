@@ -10,6 +10,7 @@ What a source may use beyond plain cells (all of it disappears from what the rea
 | a code cell tagged `hide-input` | a cell whose code is folded away (JupyterLab, Colab, the site) |
 | a cell tagged `solution-only` | is left out of the exercise variant |
 | cell metadata `task="name"` | nbgrader's metadata (see `_grade`); with `points=3` a graded cell |
+| `seconds=90` on the first cell | the notebook's metadata: what it takes on tier tiny, two cores |
 """
 
 import hashlib
@@ -51,6 +52,7 @@ def notebook_json(source: Source, shared: Shared) -> str:
     import nbformat
 
     cells = [_clean(cell, number) for number, cell in enumerate(_read(source), 1)]
+    seconds = cells[0]["metadata"].pop("seconds", None) if cells else None
     cells = [cell for cell in cells if not _left_out(cell, source.variant)]
     for cell in cells:
         if "setup" in _tags(cell):
@@ -67,7 +69,7 @@ def notebook_json(source: Source, shared: Shared) -> str:
     _number(cells, source.notebook)
     notebook = {
         "cells": [_for_file(cell) for cell in cells],
-        "metadata": _metadata(source),
+        "metadata": _metadata(source, seconds),
         "nbformat": 4,
         "nbformat_minor": 5,
     }
@@ -198,11 +200,12 @@ def _for_file(cell: dict[str, Any]) -> dict[str, Any]:
     return {**cell, "source": lines}
 
 
-def _metadata(source: Source) -> dict[str, Any]:
+def _metadata(source: Source, seconds: int | None) -> dict[str, Any]:
+    budget = {} if seconds is None else {"budget": {"seconds": seconds, "tier": "tiny"}}
     return {
         "accelerator": "GPU",
         "colab": {"provenance": [], "toc_visible": True},
-        "course": {"source": source.path, "variant": source.variant},
+        "course": {"source": source.path, "variant": source.variant, **budget},
         "execution": {"timeout": TIMEOUT},
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},

@@ -14,7 +14,7 @@ import pytest
 from course_utils import build
 from course_utils.errors import CourseError
 
-LESSON = """# %% [markdown]
+LESSON = """# %% [markdown] seconds=30
 # # A lesson
 # with a sum
 
@@ -118,6 +118,8 @@ def test_notebook_has_badge_setup_metadata_and_no_outputs(checkout: Path) -> Non
     assert 'REPOSITORY = "someone/course"' in sources[2]
     assert notebook["metadata"]["kernelspec"]["name"] == "python3"
     assert notebook["metadata"]["execution"]["timeout"] > 0
+    assert notebook["metadata"]["course"]["budget"] == {"seconds": 30, "tier": "tiny"}
+    assert "seconds" not in notebook["cells"][1]["metadata"]
     assert "jupytext" not in notebook["metadata"]
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
