@@ -1,0 +1,82 @@
+"""What a check has to say about a student's function, and comparisons that no reply can upset."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from course_utils.grading.protocol import Opaque
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One mistake. Hidden variants show `message` only; visible ones got and expected too."""
+
+    mistake: str  # short name, stable: mutants and statistics go by it
+    message: str  # what is wrong and what to think about
+    got: str = ""
+    expected: str = ""
+
+    def text(self, hidden: bool = False) -> str:
+        if hidden or not (self.got or self.expected):
+            return self.message
+        return f"{self.message} (got {self.got}, expected {self.expected})"
+
+
+def is_close(got: Tensor, expected: Tensor, rtol: float = 1e-4, atol: float = 1e-6) -> bool:
+    """Same shape and, in float64, the same numbers; NaN equals nothing."""
+    if got.shape != expected.shape:
+        return False
+    return torch.allclose(got.double(), expected.double(), rtol=rtol, atol=atol)
+
+
+def show(value: Any) -> str:
+    """A value in few words: never more than 120 characters, never an error."""
+    if isinstance(value, Opaque):
+        return f"a {value.type}"
+    if isinstance(value, Tensor):
+        dtype = str(value.dtype).removeprefix("torch.")
+        if value.numel() == 1 and not value.is_complex():
+            return f"{value.item():.6g}" + (
+                "" if value.dim() == 0 else f" of shape {_shape(value)}"
+            )
+        return f"a {dtype} tensor of shape {_shape(value)}"
+    return "".join(c if c.isprintable() else "?" for c in repr(value)[:120])
+
+
+def _shape(value: Tensor) -> str:
+    return str(tuple(value.shape))
+
+
+def wrong_type(value: Any, shape: tuple[int, ...]) -> Finding | None:
+    """A finding unless the value is a float tensor of this shape."""
+    wanted = "a number" if shape == () else f"shape {shape}"
+    if not isinstance(value, Tensor):
+        message = "your function must return a tensor" + (
+            "; it returned None: is a `return` missing?" if value is None else ""
+        )
+        return Finding("not a tensor", message, show(value), f"a tensor ({wanted})")
+    if tuple(value.shape) != shape:
+        return Finding("wrong shape", "the result has the wrong shape", show(value), wanted)
+    if not value.dtype.is_floating_point:
+        return Finding("wrong dtype", "the result is not a float tensor", show(value), "float32")
+    return None
+
+
+def name_mistake(
+    got: Tensor, expected: Tensor, known: dict[str, tuple[Tensor, str]], rtol: float = 1e-4
+) -> Finding | None:
+    """None if right; the known mistake whose value `got` is; or "something else".
+
+    Args: known: mistake -> (the value that it gives on this input, the message for it).
+    """
+    if is_close(got, expected, rtol):
+        return None
+    shown = show(got), show(expected)
+    if got.isnan().any():
+        return Finding("nan", "the result holds NaN", *shown)
+    for mistake, (value, message) in known.items():
+        if not is_close(value, expected, rtol) and is_close(got, value, rtol):
+            return Finding(mistake, message, *shown)
+    return Finding("something else", "the result is wrong, by no mistake known here", *shown)
