@@ -10,12 +10,12 @@ import yaml
 Row = dict[str, Any]
 
 
-def parquet(rows: list[Row], schema: Any = None) -> bytes:
+def parquet(rows: list[Row], schema: Any = None, group: int = 50) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     file = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema), file, row_group_size=50)
+    pq.write_table(pa.Table.from_pylist(rows, schema), file, row_group_size=group)
     return file.getvalue()
 
 
@@ -146,3 +146,10 @@ def ultrafeedback(n: int = 120) -> dict[str, bytes]:
     splits = [f"{part}_{use}" for use in ("prefs", "sft", "gen") for part in ("train", "test")]
     files = {f"data/{s}-00000-of-00001.parquet": parquet(rows(s)) for s in splits}
     return {"README.md": card(default={s: f"data/{s}-*" for s in splits}), **files}
+
+
+def noise(length: int, seed: int) -> str:
+    """Text that does not compress away."""
+    import random
+
+    return random.Random(seed).randbytes(length // 2).hex()

@@ -3,6 +3,7 @@
 Faults can be ordered: a status instead of an answer, a pause, a connection cut in the middle.
 """
 
+import contextlib
 import hashlib
 import json
 import re
@@ -71,6 +72,7 @@ class Hub:
         self.requests: list[tuple[str, str]] = []  # (method, path)
         self.sent: Counter[str] = Counter()  # bytes of files, by file path
         self.ranges: list[str] = []
+        self.open: set[socket.socket] = set()  # connections, which clients keep for later
         self.lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
@@ -78,8 +80,12 @@ class Hub:
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def close(self) -> None:
+        """Nobody answers any more, also not on connections that are open."""
         self._server.shutdown()
         self._server.server_close()
+        for connection in list(self.open):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def add(self, id: str, files: dict[str, bytes], kind: str = "datasets", **how: Any) -> Repo:
         repo = self.repos[kind, id] = Repo(id, kind, **how)
@@ -105,6 +111,15 @@ class Hub:
 def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            super().setup()
+            hub.open.add(self.connection)
+
+        def finish(self) -> None:
+            hub.open.discard(self.connection)
+            with contextlib.suppress(OSError):
+                super().finish()
 
         def log_message(self, *_: Any) -> None:
             pass

@@ -14,6 +14,7 @@ from course_utils.errors import CourseError, DataError
 
 WAITS = (1.0, 3.0, 9.0)  # seconds before the second, third and fourth try
 BUFFER = 2_000  # rows that a stream is shuffled within; its files are shuffled too
+RANGE = 4 << 20  # bytes of a Parquet file asked for at a time
 _BATCH = 64  # rows in memory at a time
 T = TypeVar("T")
 
@@ -92,6 +93,7 @@ def _open(
                 f"{_listed(known)}; {_CHANGED}"
             )
         if stream:
+            _read_little(builder.config)
             data = builder.as_streaming_dataset(split=split)
         else:
             builder.download_and_prepare()
@@ -99,6 +101,19 @@ def _open(
     if seed is not None:
         data = data.shuffle(seed, buffer_size=BUFFER) if stream else data.shuffle(seed)
     return _by_row(data) if not stream else iter(data)
+
+
+def _read_little(config: Any) -> None:
+    """Ranges of RANGE bytes of a Parquet file, not 32 MiB of each shard for the first row."""
+    if not hasattr(config, "fragment_scan_options"):  # another format, or an older library
+        return
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+
+    ranges = pa.CacheOptions(
+        hole_size_limit=min(8192, RANGE // 2), range_size_limit=RANGE, lazy=True, prefetch_limit=0
+    )
+    config.fragment_scan_options = ds.ParquetFragmentScanOptions(cache_options=ranges)
 
 
 def _by_row(data: Any) -> Iterator[Row]:

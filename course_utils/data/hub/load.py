@@ -47,7 +47,8 @@ def load_public(
         n: rows at most; None: all, which of a large dataset is gigabytes.
         streaming: read over the network only as much as `n` rows take; False: download the whole
             dataset into the cache first; None: streaming where it is large.
-        revision: branch, tag or commit; None: the newest. A commit makes the rows reproducible.
+        revision: branch, tag or commit; None: the newest. A commit makes the rows reproducible
+            (of a large dataset under one version of the datasets library, which shuffles it).
         config: configuration, where the dataset has several.
         one_turn: only prompts of one user turn.
         tokenizer, max_length: together; drop rows of which `max_length` tokens leave no answer, or

@@ -81,7 +81,7 @@ def explain(error: Exception, id: str, revision: str | None) -> CourseError:
     page = f"https://huggingface.co/datasets/{id}"
     said = " ".join(str(found) for found in chain(error)).lower()
     status, names = status_of(error), _names(error)
-    if "GatedRepoError" in names or "gated" in said or status == 403:
+    if "GatedRepoError" in names or "is a gated dataset" in said or status == 403:
         fix = (
             f"it is gated: accept its terms on {page}, then log in with `hf auth login` (in a "
             "notebook: huggingface_hub.login()) and load it again"
