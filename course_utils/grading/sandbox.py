@@ -304,7 +304,8 @@ def bwrap_command(root: bool) -> list[str]:
             command += ["--ro-bind", link, link]
     for site in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
         if (Path(site) / "course_utils").is_dir():  # it holds the checks and the solutions
-            command += ["--tmpfs", str(Path(site) / "course_utils")]
+            hidden = str(Path(site) / "course_utils")
+            command += ["--tmpfs", hidden, "--remount-ro", hidden]
     inside = Path("/grader/course_utils")
     command += ["--ro-bind", str(HERE.parent / "__init__.py"), str(inside / "__init__.py")]
     for name in INSIDE:
@@ -313,7 +314,9 @@ def bwrap_command(root: bool) -> list[str]:
     command += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--chdir", "/tmp"]
     for name, value in environment().items():
         command += ["--setenv", name, value]
-    return [*command, "--"]
+    # bubblewrap's own root and /dev are tmpfs; as an ordinary user the worker would own them, fill
+    # memory through them, and leave files there for the next submission.
+    return [*command, "--remount-ro", "/dev", "--remount-ro", "/", "--"]
 
 
 def _readable() -> list[Path]:

@@ -7,7 +7,7 @@ import pytest
 from course_utils.grading.sandbox import Limits, NoSandbox, Sandbox
 
 SMALL = Limits(
-    call_seconds=4, cpu_seconds=5, memory=300 * 2**20, disk=4 * 2**20, processes=16
+    call_seconds=2, cpu_seconds=5, memory=300 * 2**20, disk=4 * 2**20, processes=16
 )  # two cores are shared: bombs stay small
 
 
