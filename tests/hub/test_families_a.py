@@ -78,7 +78,7 @@ def test_ultrachat_takes_the_sft_splits_and_the_last_answer(hub: Hub) -> None:
 
 def test_ultrafeedback_has_its_prompt_once_and_no_ties(hub: Hub) -> None:
     hub.add("HuggingFaceH4/ultrafeedback_binarized", repos.ultrafeedback())
-    rows, report = load_public("ultrafeedback_binarized", n=None)
+    rows, report = load_public("HuggingFaceH4/ultrafeedback_binarized", n=None)
     assert reasons(report) == {
         "tie": 1,
         "chosen = rejected": 1,
@@ -90,7 +90,9 @@ def test_ultrafeedback_has_its_prompt_once_and_no_ties(hub: Hub) -> None:
         assert [m["role"] for m in row["prompt"]] == ["user"]
         assert [m["role"] for m in row["chosen"] + row["rejected"]] == ["assistant"] * 2
         assert row["prompt"][0]["content"].startswith("train_prefs")
-    held, _ = load_public("ultrafeedback_binarized", split="heldout", n=7, kind="prompt-only")
+    held, _ = load_public(
+        "HuggingFaceH4/ultrafeedback_binarized", split="heldout", n=7, kind="prompt-only"
+    )
     assert len(held) == 7
     assert held.column_names == ["prompt"]
     assert held[0]["prompt"][0]["content"].startswith("test_prefs")

@@ -1,6 +1,6 @@
-"""Instructions with one answer, some about a given text: Alpaca.
+"""Instructions with one answer, some about a given text: Alpaca and Dolly.
 
-Source: Taori et al. 2023, Stanford Alpaca.
+Sources: Taori et al. 2023, Stanford Alpaca; Conover et al. 2023, Free Dolly.
 """
 
 from course_utils.data import turns
@@ -27,6 +27,11 @@ def alpaca(row: Row) -> Row:
     return instruction(row, "input", "output")
 
 
+def dolly(row: Row) -> Row:
+    """{instruction, context, response, category}; the context is "" in most rows."""
+    return instruction(row, "context", "response")
+
+
 SOURCES = (
     Source(
         id="tatsu-lab/alpaca",
@@ -36,5 +41,14 @@ SOURCES = (
         note="written by text-davinci-003; some answers are wrong or empty",
         columns=("instruction", "input", "output"),
         row=alpaca,
+    ),
+    Source(
+        id="databricks/databricks-dolly-15k",
+        kind="prompt-completion",
+        licence="cc-by-sa-3.0",
+        rows="15,011",
+        note="written by people; the text asked about is joined to the instruction",
+        columns=("instruction", "context", "response"),
+        row=dolly,
     ),
 )

@@ -1,6 +1,7 @@
 """Preferences whose answers are whole conversations, the prompt inside them.
 
-Source: Cui et al. 2023 (UltraFeedback), binarized by the makers of Zephyr (Tunstall et al. 2023).
+Sources: Cui et al. 2023 (UltraFeedback), binarized by the makers of Zephyr (Tunstall et al. 2023)
+and again for TRL; Lambert et al. 2024 (Tulu 3).
 """
 
 from course_utils.data import turns
@@ -34,6 +35,27 @@ SOURCES = (
         row=pair,
         train="train_prefs",
         heldout="test_prefs",
+        large=True,
+    ),
+    Source(
+        id="trl-lib/ultrafeedback_binarized",
+        kind="preference",
+        licence="none stated",
+        rows="62.1k + 1k",
+        note="the same in TRL's implicit shape, without a prompt column",
+        columns=("chosen", "rejected", "score_chosen", "score_rejected"),
+        row=pair,
+        heldout="test",
+        large=True,
+    ),
+    Source(
+        id="allenai/llama-3.1-tulu-3-8b-preference-mixture",
+        kind="preference",
+        licence="odc-by",
+        rows="271,409",
+        note="a mixture, parts of which are not for commercial use",
+        columns=("chosen", "rejected"),
+        row=pair,
         large=True,
     ),
 )

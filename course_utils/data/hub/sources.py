@@ -10,7 +10,7 @@ from course_utils.data.shapes import KINDS
 from course_utils.errors import DataError
 
 Row = dict[str, Any]
-FAMILIES = ("alpaca", "hh", "chats", "feedback")
+FAMILIES = ("alpaca", "chats", "oasst", "hh", "feedback", "helpsteer", "summaries", "texts")
 
 
 @dataclass(frozen=True)
