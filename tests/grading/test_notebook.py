@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from course_utils.grading import notebook
 from course_utils.grading.notebook import NotebookError, parse, read
 
-BOUNDED = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+BOUNDED = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def ipynb(*cells, **top):

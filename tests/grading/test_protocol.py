@@ -28,7 +28,7 @@ from course_utils.grading.protocol import (
     encode,
 )
 
-BOUNDED = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+BOUNDED = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture
