@@ -7,6 +7,7 @@ import pytest
 from datasets import config
 
 from course_utils.data.hub import fetch, load_public
+from course_utils.data.hub.sources import find
 from course_utils.errors import CourseError, DataError
 
 from . import repos
@@ -177,6 +178,31 @@ def test_a_broken_stream_goes_on_with_the_same_rows(hub: Hub, fault: dict[str, i
         break
     hub.fail(FILE, times=2, method="GET", **fault)
     assert load_public(CHAT, n=None)[0].to_list() == expected
+
+
+def test_a_stream_that_is_opened_again_goes_on_behind_the_last_row(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class ReadError(Exception):
+        """As the HTTP library calls a connection that broke."""
+
+    breaks = iter([4, 4, 9])
+
+    def opened(*_: object) -> Any:
+        at = next(breaks, None)
+        for i in range(12):
+            if i == at:
+                raise ReadError
+            yield {"messages": i}
+
+    monkeypatch.setattr(fetch, "_open", opened)
+    monkeypatch.setattr(fetch, "WAITS", (0.0, 0.0))
+    source = find(CHAT)
+    rows = fetch.rows(source, "train_sft", None, "f" * 40, 0, True)
+    assert [row["messages"] for row in rows] == list(range(12))
+    breaks = iter([4] * 9)
+    with pytest.raises(CourseError, match="cannot load"):
+        list(fetch.rows(source, "train_sft", None, "f" * 40, 0, True))
 
 
 def test_a_slow_server_is_asked_again(hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
