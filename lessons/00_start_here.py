@@ -1,4 +1,4 @@
-# %% [markdown]
+# %% [markdown] seconds=40
 # # 0 · Start here
 # ## From a model that *knows* to a model that *helps*
 #

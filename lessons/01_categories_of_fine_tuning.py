@@ -1,4 +1,4 @@
-# %% [markdown]
+# %% [markdown] seconds=120
 # # 01 · Categories of fine-tuning
 # ## Which numbers must move, and what does the model forget?
 #
@@ -10,7 +10,7 @@
 # 3. fill the lecture's table by measurement: trainable share, memory, time, task loss, forgetting,
 # 4. keep two personalities on one base, and count what a thousand of them weigh.
 #
-# Tier tiny: about 90 s on two cores; on a T4: not measured yet.
+# Tier tiny: about two minutes on two cores that have other work too; on a T4: not measured yet.
 
 # %% tags=["setup", "hide-input"]
 

@@ -1,4 +1,4 @@
-# %% [markdown]
+# %% [markdown] seconds=95
 # # 02 · Supervised fine-tuning
 # ## Which words of a conversation should the loss count?
 #
@@ -12,7 +12,8 @@
 # 5. fall into three traps on purpose,
 # 6. measure what the *quality* of the examples does, and where SFT ends.
 #
-# Tier tiny: about 90 s on two cores; on a T4 with real models: not measured yet.
+# Tier tiny: about 95 s on two cores that have other work too; on a T4 with real models: not
+# measured yet.
 
 # %% tags=["setup", "hide-input"]
 

@@ -1,4 +1,4 @@
-# %% [markdown]
+# %% [markdown] seconds=75
 # # 03 · The reward model
 # ## How do comparisons become a number, and can it be trusted?
 #
@@ -11,7 +11,7 @@
 # 4. train one on thousands of pairs and measure what the lecture says about it,
 # 5. catch it being confident and wrong, and see an annotator's bad habit become its whole taste.
 #
-# Tier tiny: about 65 s of computing, and 40 s more the first time, when the pairs are made; on a T4
+# Tier tiny: about 75 s on two cores that have other work too; half a minute more the first time, when the pairs are made; on a T4
 # with tier small: not measured yet.
 
 # %% tags=["setup", "hide-input"]

@@ -1,4 +1,4 @@
-# %% [markdown] slides="11 12"
+# %% [markdown] slides="11 12" seconds=80
 # # 04 · PPO with a KL penalty
 # ## How far may a model go for reward, and what holds it back?
 #
@@ -14,8 +14,8 @@
 # 3. put them together into one real PPO step and get the trainer's own numbers,
 # 4. train, look at every token, then **take the KL penalty away** and watch what happens.
 #
-# Tier tiny: about 100 CPU seconds on two cores (the first lesson that asks for the SFT and the reward
-# model also trains them, about a minute more). On a T4 with tier small: not measured yet.
+# Tier tiny: about 80 s on two cores that have other work too (the first lesson that asks for the SFT
+# and the reward model also trains them, about a minute more). On a T4 with tier small: not measured yet.
 
 # %% tags=["setup", "hide-input"]
 

@@ -1,4 +1,4 @@
-# %% [markdown]
+# %% [markdown] seconds=120
 # # 05 · Direct preference optimisation
 # ## Where did the reward model go?
 #
@@ -12,7 +12,7 @@
 # 4. put DPO, PPO and best-of-n on **one axis of KL**,
 # 5. push it too far, and find out what it costs.
 #
-# Tier tiny: about a minute on two cores. The first lesson that needs them also trains the SFT
+# Tier tiny: about two minutes on two cores that have other work too. The first lesson that needs them also trains the SFT
 # model, the reward model and PPO for comparison, once (about two minutes).
 
 # %% tags=["setup", "hide-input"]

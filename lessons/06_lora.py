@@ -1,4 +1,4 @@
-# %% [markdown]
+# %% [markdown] seconds=80
 # # 06 · LoRA
 # ## How few numbers can hold a new skill?
 #
@@ -12,7 +12,7 @@
 # 4. count parameters from a toy to 65 billion, and say when the lecture's 0.1 to 1% is right,
 # 5. merge, swap and mix adapters, and find out what survives the mixing.
 #
-# Tier tiny: about 95 s on two cores (15 s more if no lesson has trained the SFT model yet); on a T4 with tier
+# Tier tiny: about 80 s on two cores that have other work too (15 s more if no lesson has trained the SFT model yet); on a T4 with tier
 # small: not measured yet.
 
 # %% tags=["setup", "hide-input"]

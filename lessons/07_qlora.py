@@ -1,4 +1,4 @@
-# %% [markdown]
+# %% [markdown] seconds=115
 # # 07 · QLoRA
 # ## How coarse may the weights be?
 #
@@ -12,7 +12,7 @@
 # 5. train QLoRA beside LoRA on the same batches, go down to two bits, and merge the result,
 # 6. find out whether a 65B model really fits on one GPU with 48 GB.
 #
-# Tier tiny: about 75 s on two cores; on a T4: not measured yet.
+# Tier tiny: about two minutes on two cores that have other work too; on a T4: not measured yet.
 
 # %% tags=["setup", "hide-input"]
 

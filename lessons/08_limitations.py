@@ -1,4 +1,4 @@
-# %% [markdown]
+# %% [markdown] seconds=115
 # # 08 · Limitations
 # ## What happens when the reward is wrong, the labels noisy, the rank too low?
 #
@@ -13,7 +13,7 @@
 # 5. find weights on which each **4-bit format** fails, and a rescue,
 # 6. add up what the pipeline **costs**.
 #
-# Tier tiny: about 90 s on two cores; on a T4: not measured yet. The first lesson that needs them
+# Tier tiny: about two minutes on two cores that have other work too; on a T4: not measured yet. The first lesson that needs them
 # also trains the models that it breaks, once: SFT, reward model, PPO with and without its brake, DPO
 # (about four minutes of computing).
 

@@ -1,4 +1,4 @@
-# %% [markdown] slides="23"
+# %% [markdown] slides="23" seconds=175
 # # 09 · Future directions
 # ## Can an AI give the feedback? Can a rule, a test, a picture?
 #
@@ -13,7 +13,7 @@
 # 5. **Multimodal alignment**: vision (a captioner that stops inventing things), audio, code.
 # 6. **Open RLHF datasets**: a short, honest tour.
 #
-# Tier tiny: about two and a half minutes of processor time, shared by two cores; the first lesson
+# Tier tiny: about three minutes on two cores that have other work too; the first lesson
 # that needs them also trains the SFT model and samples the preference pairs, once. On a T4: not
 # measured yet.
 
@@ -205,7 +205,7 @@ from course_utils.feedback.judge import relabel
 ai_pairs = relabel(pairs, ai)
 dpo_settings = replace(
     world.settings.dpo,
-    steps=min(60, world.settings.dpo.steps),
+    steps=min(48, world.settings.dpo.steps),
     batch_size=16,
     learning_rate=3e-4,
     save_every=0,
@@ -1030,7 +1030,7 @@ print(tuple(picture.shape), "->", tuple(my_patches(picture).shape))
 # %%
 captioner_settings = vision.CaptionerSettings(seed=world.seed)
 align_settings = vision.AlignSettings(seed=world.seed)
-pictures = 600
+pictures = 400
 if lab.tier.is_fast:
     captioner_settings = replace(captioner_settings, steps=20, scenes=256)
     align_settings, pictures = replace(align_settings, steps=3), 60

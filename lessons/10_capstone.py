@@ -1,4 +1,4 @@
-# %% [markdown] slides="3"
+# %% [markdown] slides="3" seconds=135
 # # 10 · Capstone
 # ## Which method wins on your budget?
 #
@@ -14,7 +14,7 @@
 # Compare methods, explain the pipeline SFT → reward model → RL, describe PPO and DPO, apply LoRA and
 # QLoRA, judge trade-offs and limits: these were the outcomes promised in lesson 00.
 #
-# Tier tiny: about a minute and a half on two cores, and once another two minutes for models that no
+# Tier tiny: about two minutes on two cores that have other work too, and once another two minutes for models that no
 # earlier lesson has made yet.
 
 # %% tags=["setup", "hide-input"]
@@ -70,15 +70,15 @@ from course_utils.evaluation import CostMeter
 from course_utils.feedback import cautious, train_members
 from course_utils.training.ppo import per_answer
 
-asked = world.prompts("train", 400)
+asked = world.prompts("train", 200)
 with CostMeter("ensemble") as ensemble_cost:
     said = list(zip(asked, world.generate(sft, asked), strict=True))
-    half = replace(world.settings.reward, steps=max(1, world.settings.reward.steps // 2))
+    third = replace(world.settings.reward, steps=max(1, world.settings.reward.steps // 3))
     members = train_members(
         world.base(),
         world.tokenizer,
         world.pairs()[0],
-        half,
+        third,
         count=2,
         normalise_on=said,
         progress=False,
@@ -268,7 +268,9 @@ world.claim(
 # %%
 from course_utils import train_dpo
 
-my_settings = replace(world.settings.dpo, beta=0.1)  # change me
+my_settings = replace(
+    world.settings.dpo, beta=0.1, steps=max(1, world.settings.dpo.steps // 2)
+)  # change me
 with CostMeter("mine") as my_cost:
     mine = train_dpo(
         world.trained("ppo"), world.tokenizer, world.pairs()[0], my_settings, progress=False
