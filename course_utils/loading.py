@@ -110,17 +110,17 @@ def _why_not(name: str, error: Exception) -> str:
     chain = f"{said} {error.__cause__!r} {error.__context__!r}".lower()
     if "bitsandbytes" in chain:
         fix = "4-bit weights need bitsandbytes: pip install 'course_utils[gpu]'"
+    elif "repositorynotfounderror" in chain or "not a valid model identifier" in chain:
+        fix = (  # its text speaks of "private or gated" ones too
+            "there is no such model on the Hub (or it is private) and no such directory; a Hub id "
+            f'looks like "HuggingFaceTB/SmolLM2-135M", the tiers are {", ".join(TIERS)}'
+        )
     elif "gated" in chain or "401 client" in chain or "403 client" in chain:
         fix = "it is gated: accept its terms on its Hub page and log in with `hf auth login`"
     elif "offline" in chain or "connect" in chain or "cached" in chain:
         fix = (
             "it is not in the local cache and the Hub cannot be reached; connect to the network, "
             'unset HF_HUB_OFFLINE, or use the tier "tiny", which needs neither'
-        )
-    elif "not a valid model identifier" in chain or "not found" in chain:
-        fix = (
-            f"there is no such model on the Hub and no such directory; a Hub id looks like "
-            f'"HuggingFaceTB/SmolLM2-135M", the tiers are {", ".join(TIERS)}'
         )
     elif "safetensors" in chain:
         fix = "it has no safetensors weights, and pickled ones are not loaded; choose another model"
