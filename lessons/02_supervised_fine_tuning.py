@@ -638,7 +638,7 @@ shown = demonstration_rows(heldout, lab.tokenizer, settings.max_length, "held-ou
 # @title MaskViewer: the base model, then after SFT
 from IPython.display import display
 
-some = [row for row in shown if len(row["input_ids"]) > 25][:6]
+some = ([row for row in shown if len(row["input_ids"]) > 25] or shown)[:6]
 before = MaskViewer(some, lab.tokenizer, base_policy)
 after = MaskViewer(some, lab.tokenizer, sft)
 display(before, after)

@@ -72,7 +72,8 @@ class Kernel:
         )
 
     def send(self, code: str) -> str:
-        return str(self.client.execute(code))
+        # by default a failing cell aborts what is sent soon after it
+        return str(self.client.execute(code, stop_on_error=False))
 
     def wait(self, sent: str) -> tuple[str, str] | None:
         while True:

@@ -95,6 +95,7 @@ def test_one_cursor_goes_through_all_charts(run: RunLog, live: Any, shot: Any) -
     page.keyboard.press("Home")
     for _ in range(6):
         page.keyboard.press("ArrowRight")
+    settle(page)
     assert page.locator(".tile b").first.text_content() == "7"
     kl = page.locator(".panel", has_text="KL to the reference").locator("output").last
     assert kl.text_content() == f"{run.rows[6]['kl']:.2f}"
