@@ -288,8 +288,8 @@ def bwrap_command(root: bool) -> list[str]:
         raise SandboxBroken("bubblewrap (bwrap) is not installed")
     if Path(sys.prefix).resolve().is_relative_to("/tmp"):
         raise SandboxBroken(
-            f"Python's environment lies in {sys.prefix}, and the sandbox has a /tmp of its own: make "
-            "the environment in another directory"
+            f"Python's environment lies in {sys.prefix}, and the sandbox has a /tmp of its own: "
+            "make the environment in another directory"
         )
     command = [bwrap, "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
     command += ["--unshare-cgroup-try", "--die-with-parent", "--new-session", "--clearenv"]
