@@ -289,7 +289,8 @@ if lab.gold is None:
     from course_utils.feedback import LanguageModelJudge
 
     judge = LanguageModelJudge.load("HuggingFaceTB/SmolLM2-360M-Instruct", lab.device)
-    real_pairs = lab.pairs()[1].select(range(64))
+    heard = lab.pairs()[1]
+    real_pairs = heard.select(range(min(64, len(heard))))
     real = [(r["prompt"][-1]["content"], r["chosen"][-1]["content"], r["rejected"][-1]["content"])
             for r in real_pairs]  # fmt: skip
     chances = judge.probability(real)
