@@ -1,4 +1,4 @@
-# %% [markdown] slides="23" seconds=175
+# %% [markdown] slides="23" seconds=140
 # # 09 · Future directions
 # ## Can an AI give the feedback? Can a rule, a test, a picture?
 #
@@ -13,7 +13,7 @@
 # 5. **Multimodal alignment**: vision (a captioner that stops inventing things), audio, code.
 # 6. **Open RLHF datasets**: a short, honest tour.
 #
-# Tier tiny: about three minutes on two cores that have other work too; the first lesson
+# Tier tiny: about two and a half minutes on two cores; the first lesson
 # that needs them also trains the SFT model and samples the preference pairs, once. On a T4: not
 # measured yet.
 

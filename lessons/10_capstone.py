@@ -1,4 +1,4 @@
-# %% [markdown] slides="3" seconds=135
+# %% [markdown] slides="3" seconds=100
 # # 10 · Capstone
 # ## Which method wins on your budget?
 #
@@ -14,7 +14,7 @@
 # Compare methods, explain the pipeline SFT → reward model → RL, describe PPO and DPO, apply LoRA and
 # QLoRA, judge trade-offs and limits: these were the outcomes promised in lesson 00.
 #
-# Tier tiny: about two minutes on two cores that have other work too, and once another two minutes for models that no
+# Tier tiny: about 100 s on two cores, and once another two minutes for models that no
 # earlier lesson has made yet.
 
 # %% tags=["setup", "hide-input"]
