@@ -69,18 +69,19 @@ class Pipeline:
 
     def train_one(self, key: str) -> None:
         """Trains the model `key` ("sft", "reward", "ppo", "ppo_low_beta" or "dpo"; "pairs" samples
-        the pairs) and what it stands on, nothing else; what was done before is loaded."""
+        the pairs) and nothing else; SFT, and for PPO the reward model, are loaded where they are
+        done. Raises CourseError for PPO without a reward model."""
         self.models["base"] = self.lab.base()
         self._sft()
-        if key != "sft":
+        if key in ("pairs", "reward", "dpo"):
             self._pairs = self._sample_pairs()
-        if key in ("reward", "ppo", "ppo_low_beta"):
+        if key == "reward":
             self._reward_model()
-        if key in ("ppo", "ppo_low_beta"):
+        elif key == "dpo":
+            self._dpo()
+        elif key in ("ppo", "ppo_low_beta"):
             settings = self.lab.settings
             self._ppo(key, settings.ppo if key == "ppo" else settings.ppo_low_beta)
-        if key == "dpo":
-            self._dpo()
 
     @property
     def start(self) -> Any:
