@@ -27,6 +27,7 @@ _LAZY = {
     "train_dpo": "course_utils.training.dpo:train_dpo",
 }
 _SUBMODULES = (
+    "check",
     "data",
     "doctor",
     "evaluation",

@@ -90,6 +90,17 @@ def build(root: Path) -> dict[str, str]:
     return {source.notebook: notebook_json(source, shared) for source in sources(root)}
 
 
+def solution_notebook(root: Path, set: str) -> str:
+    """An exercise set's ("02") notebook with its solutions, as built: the file's text.
+
+    Raises CourseError where lessons/exercises has no source of that set.
+    """
+    for source in sources(root):
+        if source.variant == "solution" and Path(source.notebook).name.startswith(f"{set}_"):
+            return notebook_json(source, Shared(None, ""))
+    raise CourseError(f"{root / 'lessons' / 'exercises'} has no source of set {set!r}")
+
+
 def _setup_cell(root: Path, repository: str | None) -> str:
     text = _read(root / "lessons" / "_setup.py")
     return text.replace("@REPOSITORY@", repository or "").strip("\n")

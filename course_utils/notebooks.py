@@ -149,8 +149,6 @@ def _grade(cell: dict[str, Any], source: Source, number: int) -> None:
         "task": False,
         **({"points": points} if graded else {}),
     }
-    if source.variant == "exercise" and graded and not hole:
-        cell["metadata"]["tags"] = [*_tags(cell), "raises-exception"]  # checks of an empty hole
 
 
 def _open_holes(cell: dict[str, Any], source: Source, number: int) -> str:

@@ -200,8 +200,6 @@ def test_nbgrader_metadata(checkout: Path) -> None:
             (True, True, False, 2),
         ]
         assert all(g["schema_version"] == 3 for g in graders)
-        tags = found[3]["metadata"].get("tags", [])
-        assert ("raises-exception" in tags) == (folder == "exercises")
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,15 @@
-"""A student's function as the checks see it: the same interface in this process and in the sandbox.
+"""A student's functions as the checks see them: the same interface here and in the sandbox.
 
-`call(*args, wrt=(0,))` returns an `Outcome` or raises `Failed`. The function always gets copies.
+`call(*args, wrt=(0,))` returns an `Outcome` or raises `Failed`; `call.second(…)` calls a task's
+next function, `call.nth(2, …)` any. A function always gets copies.
 This file is also read inside the sandbox, so it needs torch and nothing else of ours.
 """
 
 import copy
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,19 +32,29 @@ class Failed(Exception):
         self.kind, self.message = kind, message
 
 
-class Call(Protocol):
-    def __call__(self, *args: Any, wrt: tuple[int, ...] = (), **kwargs: Any) -> Outcome: ...
-
-
-class LocalCall:
-    """Calls a function in this process: what a student's own notebook does."""
-
-    def __init__(self, function: Callable[..., Any]):
-        self.function = function
+class Call:
+    """A task's functions; subclasses say where they run."""
 
     def __call__(self, *args: Any, wrt: tuple[int, ...] = (), **kwargs: Any) -> Outcome:
+        """The first function. `wrt`: positions of tensors to differentiate value.sum() by."""
+        return self.nth(0, *args, wrt=wrt, **kwargs)
+
+    def second(self, *args: Any, wrt: tuple[int, ...] = (), **kwargs: Any) -> Outcome:
+        return self.nth(1, *args, wrt=wrt, **kwargs)
+
+    def nth(self, which: int, *args: Any, wrt: tuple[int, ...] = (), **kwargs: Any) -> Outcome:
+        raise NotImplementedError
+
+
+class LocalCall(Call):
+    """Calls functions in this process: what a student's own notebook does."""
+
+    def __init__(self, functions: Sequence[Callable[..., Any]]):
+        self.functions = functions
+
+    def nth(self, which: int, *args: Any, wrt: tuple[int, ...] = (), **kwargs: Any) -> Outcome:
         try:
-            return invoke(self.function, copy.deepcopy(args), copy.deepcopy(kwargs), wrt)
+            return invoke(self.functions[which], copy.deepcopy(args), copy.deepcopy(kwargs), wrt)
         except Exception as error:
             raise Failed("raised", describe(error)) from error
 

@@ -1,16 +1,20 @@
-"""The registry of tasks, and what happens when a task's checks meet a student's function.
+"""The registry of tasks, and what happens when a task's checks meet a student's functions.
 
 A check is a pure function `check(call, seed, size) -> list[Finding]`: it draws inputs from the
 seed, calls the student's function through `call` and compares here. The visible check in the
 notebook and the hidden one in the grader are the same function with other seeds and sizes.
 """
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from course_utils.errors import CourseError
 from course_utils.grading.call import Call, Failed
 from course_utils.grading.finding import Finding
+
+SETS = ("01", "02", "03", "04", "05", "06", "07", "08", "09")
+VISIBLE = ((0, 0), (1, 3))  # (seed, size) of the rounds that a student's own check runs
 
 
 @dataclass(frozen=True)
@@ -21,30 +25,26 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Mutant:
-    """A wrong solution: the right one's source with `old` (which stands there once) replaced."""
-
-    name: str
-    old: str
-    new: str
-    mistake: str  # the finding that it must get
-
-
-@dataclass(frozen=True)
 class Task:
-    """One function to be written by the student."""
+    """One or more functions to be written by the student, and the checks that look at them.
+
+    The first check says whether the functions do their work at all: where it finds a mistake, the
+    others are not run and give no points (a function of zeros would pass some of them).
+    """
 
     set: str  # "02"
-    name: str  # the name that the notebook's cells and the gradebook use
-    function: str  # what the student defines
+    name: str  # of the notebook's cells and in the gradebook: "masked-sft-loss"
+    functions: tuple[str, ...]  # what the student defines; a check's `call` calls the first
     checks: tuple[Check, ...]
-    solution: str  # source text
-    alternatives: tuple[str, ...]  # right, and written differently
-    mutants: tuple[Mutant, ...]
 
     @property
     def points(self) -> float:
         return sum(check.points for check in self.checks)
+
+    @property
+    def attribute(self) -> str:
+        """The name under which `course_utils.check` has it: "masked_sft_loss"."""
+        return self.name.replace("-", "_")
 
 
 @dataclass(frozen=True)
@@ -67,17 +67,29 @@ def find(set: str, name: str) -> Task:
 
 
 def tasks(set: str | None = None) -> list[Task]:
-    """The tasks of one exercise set, or all, in the order of the sets."""
-    from course_utils.grading.tasks import TASKS
+    """The tasks of one exercise set, or all, in the notebooks' order.
 
-    return [task for task in TASKS if set is None or task.set == set]
+    Raises CourseError for a set that does not exist.
+    """
+    if set is not None and set not in SETS:
+        raise CourseError(f"there is no exercise set {set!r}; there are {', '.join(SETS)}")
+    chosen = SETS if set is None else (set,)
+    modules = [importlib.import_module(f"course_utils.grading.tasks.set_{s}") for s in chosen]
+    return [task for module in modules for task in module.TASKS]
 
 
-def run_task(task: Task, call: Call, seed: int, size: int) -> list[Result]:
-    """Every check of the task; after a `Failed` of a process that is gone the rest fail alike."""
-    results = []
+def run_task(task: Task, call: Call, rounds: Iterable[tuple[int, int]] = VISIBLE) -> list[Result]:
+    """Every check of the task on each round (seed, size); a check ends at its first findings."""
+    rounds = tuple(rounds)
+    results: list[Result] = []
     for check in task.checks:
-        findings = tuple(run_check(check, call, seed, size))
+        if results and results[0].findings:
+            message = f"not looked at before the check {task.checks[0].name!r} passes"
+            findings: tuple[Finding, ...] = (Finding("not looked at", message),)
+        else:
+            findings = next(
+                filter(None, (tuple(run_check(check, call, *round)) for round in rounds)), ()
+            )
         points = 0.0 if findings else check.points
         results.append(Result(check.name, points, check.points, findings))
     return results

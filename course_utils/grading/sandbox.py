@@ -18,7 +18,7 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from typing import Any
 from torch import Tensor
 
 from course_utils.errors import CourseError
-from course_utils.grading.call import Failed, Outcome
+from course_utils.grading.call import Call, Failed, Outcome
 from course_utils.grading.notebook import Piece
 from course_utils.grading.protocol import Closed, Late, Pipe, ReplyError
 
@@ -194,8 +194,9 @@ class Session:
             if isinstance(fault, list) and len(fault) == 2 and isinstance(fault[0], int):
                 self.faults.append((fault[0], str(fault[1])[:300]))
 
-    def call(self, name: str) -> "RemoteCall":
-        return RemoteCall(self, name)
+    def call(self, names: Sequence[str]) -> "RemoteCall":
+        """The functions of these names, as the checks call them."""
+        return RemoteCall(self, names)
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         if self.failure:
@@ -238,17 +239,18 @@ class Session:
         return self.box.kill()
 
 
-class RemoteCall:
-    """A function in the sandbox, called like one here: see `call.Call`."""
+class RemoteCall(Call):
+    """Functions in the sandbox, called like those here."""
 
-    def __init__(self, session: Session, name: str):
-        self.session, self.name = session, name
+    def __init__(self, session: Session, names: Sequence[str]):
+        self.session, self.names = session, names
 
-    def __call__(self, *args: Any, wrt: tuple[int, ...] = (), **kwargs: Any) -> Outcome:
-        request = {"call": self.name, "args": args, "kwargs": kwargs, "wrt": list(wrt)}
+    def nth(self, which: int, *args: Any, wrt: tuple[int, ...] = (), **kwargs: Any) -> Outcome:
+        name = self.names[which]
+        request = {"call": name, "args": args, "kwargs": kwargs, "wrt": list(wrt)}
         reply = self.session._ask(request)
         if "missing" in reply:
-            raise Failed("missing", f"the notebook defines no {self.name!r} that could be run")
+            raise Failed("missing", f"the notebook defines no {name!r} that could be run")
         if "raised" in reply:
             raise Failed("raised", str(reply["raised"])[:500])
         gradients, after = reply.get("gradients"), reply.get("arguments")
