@@ -21,11 +21,11 @@ PIPE_CLOSED = 141  # 128 + SIGPIPE
 Handler = Callable[[argparse.Namespace], int]
 
 
-def module_main(module: str) -> Handler:
-    """A handler that imports `module` when it runs and calls its `main(args) -> int`."""
+def module_main(module: str, function: str = "main") -> Handler:
+    """A handler that imports `module` when it runs and calls its `function(args) -> int`."""
 
     def handler(args: argparse.Namespace) -> int:
-        return int(importlib.import_module(module).main(args))
+        return int(getattr(importlib.import_module(module), function)(args))
 
     return handler
 
@@ -156,6 +156,28 @@ def _add_leaderboard(commands: "argparse._SubParsersAction[argparse.ArgumentPars
     parser.set_defaults(handler=module_main("course_utils.submission"))
 
 
+def _add_grading(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    module = "course_utils.grading.command"
+    check = commands.add_parser(
+        "check",
+        help="run an exercise set's checks on your notebook",
+        description="Runs the notebook's imports, functions and constants (nothing else of it) and "
+        "says of each task what is right and which mistake was found: course check 04 "
+        "exercises/04_ppo.ipynb",
+    )
+    check.add_argument("set", metavar="NN", help="the set's number: 01 to 09")
+    check.add_argument("notebook", type=Path, metavar="NOTEBOOK", help="the saved .ipynb")
+    check.set_defaults(handler=module_main(module, "check"))
+    mutants = commands.add_parser(
+        "mutants",
+        help="do the exercises' checks name every known mistake? (in a checkout)",
+        description="Runs every wrong solution of lessons/exercises/answers through its task's "
+        "checks. Each must get the finding meant for it, each right solution must pass.",
+    )
+    mutants.add_argument("set", nargs="?", metavar="NN", help="one set; default: all")
+    mutants.set_defaults(handler=module_main(module, "mutants"))
+
+
 def build_parser() -> argparse.ArgumentParser:
     """All commands with their arguments; `handler` in the parsed arguments does the work."""
     parser = argparse.ArgumentParser(
@@ -178,6 +200,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_world(commands)
     _add_memory(commands)
     _add_leaderboard(commands)
+    _add_grading(commands)
     return parser
 
 

@@ -35,7 +35,7 @@ def children_of(pid):
 
 def test_values_gradients_and_arguments_come_back(box):
     with box.task([DOUBLE]) as session:
-        outcome = session.call("f")(torch.ones(3), by=4, wrt=(0,))
+        outcome = session.call(["f"])(torch.ones(3), by=4, wrt=(0,))
     assert outcome.value.tolist() == [4, 4, 4]
     assert outcome.gradients[0].tolist() == [4, 4, 4]
     assert outcome.arguments[0].tolist() == [1, 1, 1]
@@ -46,39 +46,39 @@ def test_definitions_that_fail_are_reported_and_the_others_work(box):
         assert session.faults[0][0] == 0
         assert "ModuleNotFoundError" in session.faults[0][1]
         assert "cell 2, line 4" in session.faults[0][1]
-        assert session.call("f")(3).value == 6
+        assert session.call(["f"])(3).value == 6
         with pytest.raises(Failed, match="defines no 'g'"):
-            session.call("g")()
+            session.call(["g"])()
 
 
 def test_after_the_process_ended_every_call_fails_alike_and_at_once(box):
     with box.task([piece("def f():\n    import os\n    os._exit(5)")]) as session:
         for _ in range(3):
             with pytest.raises(Failed, match=r"ended \(5\)"):
-                session.call("f")()
+                session.call(["f"])()
 
 
 def test_the_deadline_of_the_whole_session_cuts_calls(box):
     late = time.monotonic() - 1
     with box.task([DOUBLE], deadline=late) as session, pytest.raises(Failed) as caught:
-        session.call("f")(1)
+        session.call(["f"])(1)
     assert caught.value.kind == "late"
 
 
 def test_a_process_killed_by_the_machine_is_not_the_students_fault(box):
     with box.task([piece("def f():\n    while True: pass")]) as session:
         os.kill(max(children_of(box._process.pid)), signal.SIGKILL)
-        call = session.call("f")
+        call = session.call(["f"])
         with pytest.raises(SandboxBroken, match="machine"):
             call()
     with box.task([DOUBLE]) as session:
-        assert session.call("f")(1).value == 2
+        assert session.call(["f"])(1).value == 2
 
 
 def test_a_worker_that_died_is_started_again(box):
     os.killpg(box._process.pid, signal.SIGKILL)
     with box.task([DOUBLE]) as session:
-        assert session.call("f")(1).value == 2
+        assert session.call(["f"])(1).value == 2
 
 
 def test_nothing_lives_on_after_the_sandbox(box):
@@ -110,7 +110,7 @@ def test_unsafe_grading_works_and_says_so_for_every_row():
     with Sandbox(unsafe=True) as box:
         assert "WITHOUT" in box.warning
         with box.task([DOUBLE]) as session:
-            assert session.call("f")(2).value == 4
+            assert session.call(["f"])(2).value == 4
 
 
 def test_no_home_nor_data_is_shown_to_the_worker():

@@ -14,7 +14,7 @@ import pytest
 
 from course_utils.grading import checks
 from course_utils.grading.call import LocalCall
-from course_utils.grading.mutants import mutated
+from course_utils.grading.mutants import answers, mutated
 from course_utils.grading.notebook import parse
 
 _spec = importlib.util.spec_from_file_location(
@@ -24,16 +24,17 @@ submissions = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(submissions)
 
 TASK = checks.find("02", "masked-sft-loss")
+ANSWERS = answers(Path(__file__).parents[3], TASK)
 
 
 def grade(box, source, seed=0):
     """Points and messages of one submission, through notebook, sandbox, pipe and checks."""
     cell = {"cell_type": "code", "metadata": {}, "source": source}
     book = parse(json.dumps({"nbformat": 4, "cells": [cell]}).encode())
-    pieces, _ = book.needed([TASK.function])
+    pieces, _ = book.needed(TASK.functions)
     hidden = [p for p in book.pieces if p not in pieces]  # class bodies that attack: run them too
     with box.task([*hidden, *pieces]) as session:
-        results = checks.run_task(TASK, session.call(TASK.function), seed, 2)
+        results = checks.run_task(TASK, session.call(TASK.functions), [(seed, 2)])
     points = sum(r.points for r in results)
     return points, [f.text() for r in results for f in r.findings]
 
@@ -49,7 +50,7 @@ def test_an_attack_earns_nothing_and_harms_nobody(box, name):
         assert len(message) < 1000
     if reason:
         assert re.search(reason, " ".join(messages)), messages
-    assert grade(box, TASK.solution, seed=1) == (TASK.points, [])
+    assert grade(box, ANSWERS.solution, seed=1) == (TASK.points, [])
 
 
 def test_files_of_the_grader_and_of_others_cannot_be_read(box, tmp_path):
@@ -80,24 +81,24 @@ def test_a_neighbour_beside_an_attack_gets_full_points(box, another_box):
     todo = [submissions.ATTACKS[name][0] for name in attacks]
     attacker = threading.Thread(target=lambda: [grade(another_box, source) for source in todo])
     attacker.start()
-    scores = [grade(box, TASK.solution, seed)[0] for seed in range(6)]
+    scores = [grade(box, ANSWERS.solution, seed)[0] for seed in range(6)]
     attacker.join()
     assert scores == [TASK.points] * 6
 
 
 def test_right_solutions_written_differently_get_full_points(box):
-    for seed, source in enumerate((TASK.solution, *TASK.alternatives)):
+    for seed, source in enumerate((ANSWERS.solution, *ANSWERS.alternatives)):
         assert grade(box, source, seed) == (TASK.points, [])
 
 
 def test_mutants_get_the_same_findings_through_the_pipe(box):
-    for mutant in TASK.mutants:
+    for mutant in ANSWERS.mutants:
         here = [
             f.text()
-            for r in checks.run_task(TASK, local(mutated(TASK, mutant)), 0, 2)
+            for r in checks.run_task(TASK, local(mutated(TASK, ANSWERS.solution, mutant)), [(0, 2)])
             for f in r.findings
         ]
-        points, messages = grade(box, mutated(TASK, mutant))
+        points, messages = grade(box, mutated(TASK, ANSWERS.solution, mutant))
         assert points < TASK.points
         assert [m.split("(")[0] for m in messages] == [m.split("(")[0] for m in here]
 
@@ -105,4 +106,4 @@ def test_mutants_get_the_same_findings_through_the_pipe(box):
 def local(source):
     namespace = {}
     exec(source, namespace)
-    return LocalCall(namespace[TASK.function])
+    return LocalCall([namespace[name] for name in TASK.functions])
