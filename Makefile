@@ -74,5 +74,5 @@ $(BIN)/python:
 
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt \
-	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e ".[dev,notebook]"
+	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e ".[dev,notebook,grading]"
 	@touch $@

@@ -178,6 +178,35 @@ def _add_grading(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     mutants.set_defaults(handler=module_main(module, "mutants"))
 
 
+def _add_grade(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "grade",
+        help="grade a folder of students' notebooks in a sandbox",
+        description="Takes student/assignment/notebook.ipynb, student/notebook.ipynb, "
+        "student.ipynb, or a zip file of these. Run again, it goes on where it was stopped and "
+        "grades what is new or has changed. docs/instructors.md explains all of it.",
+    )
+    add = parser.add_argument
+    add("submissions", type=Path, metavar="SUBMISSIONS", help="a folder or a .zip file")
+    add("--out", type=Path, default=Path("grading"), metavar="DIR", help="default: grading")
+    add("--set", metavar="NN", help="the exercise set, where no folder or file name tells it")
+    add("-j", "--jobs", type=int, default=0, metavar="N", help="processes (default: one a core)")
+    add("--task", action="append", metavar="NAME", help="grade this task again; may be repeated")
+    add("--student", action="append", metavar="NAME", help="this student only; may be repeated")
+    add("--again", action="store_true", help="grade everything again")
+    add("--student-pattern", metavar="REGEX", help="the student's part of a file's name")
+    add("--seconds", type=float, default=90.0, metavar="S", help="for one notebook (default 90)")
+    add("--call-seconds", type=float, default=10.0, metavar="S", help="for one call (default 10)")
+    add("--scheduler", metavar="ADDRESS", help="a dask scheduler's address: grade on its workers")
+    add("--no-gradebook", action="store_true", help="no gradebook.db (then nbgrader is not needed)")
+    add(
+        "--unsafe-no-sandbox",
+        action="store_true",
+        help="run students' code as you, unprotected; every row says so",
+    )
+    parser.set_defaults(handler=module_main("course_utils.grading.grade_command"))
+
+
 def build_parser() -> argparse.ArgumentParser:
     """All commands with their arguments; `handler` in the parsed arguments does the work."""
     parser = argparse.ArgumentParser(
@@ -201,6 +230,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_memory(commands)
     _add_leaderboard(commands)
     _add_grading(commands)
+    _add_grade(commands)
     return parser
 
 

@@ -6,7 +6,7 @@ notebook and the hidden one in the grader are the same function with other seeds
 """
 
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from course_utils.errors import CourseError
@@ -55,6 +55,7 @@ class Result:
     points: float
     out_of: float
     findings: tuple[Finding, ...]
+    hidden: bool = False  # found with numbers that the student has not seen
 
 
 def find(set: str, name: str) -> Task:
@@ -78,20 +79,32 @@ def tasks(set: str | None = None) -> list[Task]:
     return [task for module in modules for task in module.TASKS]
 
 
-def run_task(task: Task, call: Call, rounds: Iterable[tuple[int, int]] = VISIBLE) -> list[Result]:
-    """Every check of the task on each round (seed, size); a check ends at its first findings."""
-    rounds = tuple(rounds)
-    results: list[Result] = []
+Rounds = Sequence[tuple[int, int]]  # (seed, size)
+
+
+def run_task(task: Task, call: Call, rounds: Rounds = VISIBLE, hidden: Rounds = ()) -> list[Result]:
+    """Every check of the task on each round; a check ends at its first findings.
+
+    All checks see the visible rounds before any sees a hidden one: a function that stops
+    answering is not asked again, and then has at least the findings that it could have seen.
+    """
+    found: dict[str, tuple[tuple[Finding, ...], bool]] = {}
+    for several, secret in ((rounds, False), (hidden, True)):
+        for check in task.checks:
+            if check.name in found or task.checks[0].name in found:
+                continue
+            tried = (tuple(run_check(check, call, seed, size)) for seed, size in several)
+            if findings := next(filter(None, tried), ()):
+                found[check.name] = findings, secret
+    first = task.checks[0].name
+    results = []
     for check in task.checks:
-        if results and results[0].findings:
-            message = f"not looked at before the check {task.checks[0].name!r} passes"
-            findings: tuple[Finding, ...] = (Finding("not looked at", message),)
-        else:
-            findings = next(
-                filter(None, (tuple(run_check(check, call, *round)) for round in rounds)), ()
-            )
+        findings, secret = found.get(check.name, ((), False))
+        if not findings and first in found:
+            message = f"not looked at before the check {first!r} passes"
+            findings, secret = (Finding("not looked at", message),), found[first][1]
         points = 0.0 if findings else check.points
-        results.append(Result(check.name, points, check.points, findings))
+        results.append(Result(check.name, points, check.points, findings, secret))
     return results
 
 
@@ -101,8 +114,10 @@ def run_check(check: Check, call: Call, seed: int, size: int) -> list[Finding]:
         return check.run(call, seed, size)
     except Failed as failure:
         blank = failure.message.startswith("NotImplementedError")
-        message = "not written yet" if blank else f"your function failed: {failure.message}"
-        return [Finding("blank" if blank else failure.kind, message)]
+        if blank:
+            return [Finding("blank", "not written yet")]
+        said = "" if failure.kind == "missing" else "your function failed: "
+        return [Finding(failure.kind, said + failure.message)]
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
         # A value of the student's that the check did not foresee; mutants catch faults of ours.
         return [Finding("unusable", f"what it returned cannot be compared ({type(e).__name__})")]

@@ -67,6 +67,7 @@ class Notebook:
     notes: tuple[Note, ...]
     skipped: tuple[Skipped, ...]
     answers: dict[str, str]  # grade_id -> the markdown that answers in words
+    solutions: dict[str, str]  # grade_id -> the code cell's text, for a person to read
 
     def defines(self, name: str) -> bool:
         return any(name in piece.names for piece in self.pieces if piece.kind != "import")
@@ -151,6 +152,7 @@ def parse(data: bytes, where: str = "the notebook") -> Notebook:
     notes: list[Note] = []
     skipped: list[Skipped] = []
     answers: dict[str, str] = {}
+    solutions: dict[str, str] = {}
     seen: dict[str, int] = {}
     code = 0
     for number, cell in enumerate(_cells(data, where), 1):
@@ -166,8 +168,9 @@ def parse(data: bytes, where: str = "the notebook") -> Notebook:
                 message = f"the cell of {task!r} stands in cell {seen[task]} already"
                 notes.append(Note(number, 0, message))
             seen.setdefault(task, number)
-        if cell.get("cell_type") == "markdown" and marks.get("solution") is True and task:
-            answers[str(task)] = text
+        if marks.get("solution") is True and isinstance(task, str) and len(text) <= MAX_CODE:
+            kept = answers if cell.get("cell_type") == "markdown" else solutions
+            kept[task] = text
         if cell.get("cell_type") != "code":
             continue
         code += len(text)
@@ -183,7 +186,7 @@ def parse(data: bytes, where: str = "the notebook") -> Notebook:
         pieces += taken
         skipped += ignored
         notes += faults
-    return Notebook(tuple(pieces), tuple(notes[:MAX_NOTES]), tuple(skipped), answers)
+    return Notebook(tuple(pieces), tuple(notes[:MAX_NOTES]), tuple(skipped), answers, solutions)
 
 
 def _cells(data: bytes, where: str) -> list[dict[str, Any]]:

@@ -66,6 +66,7 @@ class Sandbox:
         self.limits = limits or Limits()
         self.unsafe = unsafe
         self.warning = "graded WITHOUT a sandbox" if unsafe else ""  # for every row
+        self.protection = ""  # "bubblewrap and seccomp"; the latter where the kernel takes filters
         self._process: subprocess.Popen[bytes] | None = None
         try:
             self._start()
@@ -97,8 +98,10 @@ class Sandbox:
             env=environment() if self.unsafe else {"PATH": os.defpath}, cwd="/",
         )  # fmt: skip
         theirs.close()
-        if self._answer(START_SECONDS) != "ready":
+        said = self._answer(START_SECONDS).split()
+        if said[:1] != ["ready"]:
             raise SandboxBroken("the worker did not start")
+        self.protection = "none" if self.unsafe else " and ".join(["bubblewrap", *said[1:]])
 
     def _answer(self, seconds: float) -> str:
         try:
@@ -182,6 +185,7 @@ class Session:
         self.faults: list[tuple[int, str]] = []  # (piece's number, what it raised)
         self.failure: Failed | None = None
         self.ended = False
+        self.seconds = 0.0  # waited for replies
 
     def define(self, pieces: list[Piece]) -> None:
         request = {"define": [(p.source, p.cell, p.line) for p in pieces]}
@@ -201,7 +205,8 @@ class Session:
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         if self.failure:
             raise self.failure
-        deadline = time.monotonic() + self.box.limits.call_seconds
+        started = time.monotonic()
+        deadline = started + self.box.limits.call_seconds
         if self.deadline is not None:
             deadline = min(deadline, self.deadline)
         try:
@@ -209,6 +214,8 @@ class Session:
             reply = self.pipe.receive(deadline)
         except ReplyError as error:
             raise self._fail(error) from None
+        finally:
+            self.seconds += time.monotonic() - started
         if not isinstance(reply, dict):
             raise self._fail(ReplyError("the reply is not what the worker sends"))
         return reply
@@ -217,8 +224,7 @@ class Session:
         """The student's failure that a bad reply means; SandboxBroken if the machine did it."""
         code, seconds, who = self.end()
         if isinstance(error, Late):
-            allowed = self.box.limits.call_seconds
-            self.failure = Failed("late", f"it took longer than the {allowed:g} s allowed")
+            self.failure = Failed("late", self._too_long())
         elif isinstance(error, Closed):
             used_up = seconds >= self.box.limits.cpu_seconds - 1
             killed = code == -signal.SIGKILL and who == "itself" and not self.box.unsafe
@@ -229,6 +235,11 @@ class Session:
         else:
             self.failure = Failed("reply", f"its reply cannot be used: {error}")
         return self.failure
+
+    def _too_long(self) -> str:
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            return "the time for the whole notebook was used up"
+        return f"it took longer than the {self.box.limits.call_seconds:g} s allowed"
 
     def end(self) -> tuple[int, float, str]:
         """Ends the process; idempotent."""
