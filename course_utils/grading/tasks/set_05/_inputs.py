@@ -5,13 +5,14 @@ log π(y_l|x) and the same two under the reference, each (B,).
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from course_utils.grading.call import Call, Outcome
-from course_utils.grading.finding import Finding, is_close, show
+from course_utils.grading.finding import Finding, is_close, name_mistake, show, wrong_type
 
 NAMES = ("chosen", "rejected", "ref_chosen", "ref_rejected")
 Four = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -57,6 +58,23 @@ def softplus(x: Tensor) -> Tensor:
     """log(1 + e^x) = -log σ(-x), in float64, exact far out on both sides."""
     x = x.double()
     return x.clamp(min=0) + torch.log1p(torch.exp(-x.abs()))
+
+
+def numbers(value: Any) -> str:
+    """The first numbers of a vector; what `show` says of anything else."""
+    if not isinstance(value, Tensor) or value.dim() != 1 or value.is_complex():
+        return show(value)
+    shown = ", ".join(f"{x:.4g}" for x in value[:4].tolist())
+    return f"[{shown}{', …' if len(value) > 4 else ''}]"
+
+
+def mistake_in_rows(got: Any, expected: Tensor, known: Known) -> Finding | None:
+    """The finding on a float tensor (B,), with its first numbers."""
+    fault = wrong_type(got, tuple(expected.shape))
+    if fault:
+        return fault
+    fault = name_mistake(got, expected, known)
+    return fault and replace(fault, got=numbers(got), expected=numbers(expected))
 
 
 def changed_in_place(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from course_utils.grading.call import Call
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, is_close, name_mistake, show, wrong_type
+from course_utils.grading.finding import Finding, is_close, show
 from course_utils.grading.tasks.set_05._inputs import (
     Four,
     Known,
@@ -20,6 +20,8 @@ from course_utils.grading.tasks.set_05._inputs import (
     changed_in_place,
     difference,
     four_logprobs,
+    mistake_in_rows,
+    numbers,
     softplus,
 )
 
@@ -67,8 +69,7 @@ def check_weight(call: Call, seed: int, size: int) -> list[Finding]:
     four, beta = four_logprobs(seed, size), _beta(size)
     outcome = call(*four, beta)
     expected = _weight(beta * difference(four))
-    fault = wrong_type(outcome.value, tuple(expected.shape))
-    fault = fault or name_mistake(outcome.value, expected, _known(four, beta))
+    fault = mistake_in_rows(outcome.value, expected, _known(four, beta))
     fault = fault or changed_in_place(four, outcome)
     return [fault] if fault else []
 
@@ -81,7 +82,7 @@ def check_extremes(call: Call, seed: int, size: int) -> list[Finding]:
     got = call(*four, 0.5).value
     if not isinstance(got, Tensor) or got.shape != expected.shape or got.isnan().any():
         message = "large margins break your weight: exp overflows; torch.sigmoid does not"
-        return [Finding("unstable", message, show(got), show(expected))]
+        return [Finding("unstable", message, numbers(got), numbers(expected))]
     if not is_close(got, expected, atol=0.0):
         message = "small weights lose all their digits: 1 - σ(u) is 0 in float32 from u = 17 on"
         return [Finding("cancels", message, show(got[0]), show(expected[0]))]
@@ -116,7 +117,7 @@ def check_gradients(call: Call, seed: int, size: int) -> list[Finding]:
                      "must raise the chosen answer and lower the rejected one")
         }  # fmt: skip
         known |= {key: (factor * expected, text) for key, (factor, text) in factors.items()}
-        fault = wrong_type(got, (B,)) or name_mistake(got, expected, known)
+        fault = mistake_in_rows(got, expected, known)
         if fault:
             return [fault]
     fault = changed_in_place(four, outcome)

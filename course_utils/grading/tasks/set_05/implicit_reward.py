@@ -15,7 +15,12 @@ from torch import Tensor
 from course_utils.grading.call import Call
 from course_utils.grading.checks import Check, Task
 from course_utils.grading.finding import Finding, name_mistake, show, wrong_type
-from course_utils.grading.tasks.set_05._inputs import Known, changed_in_place, four_logprobs
+from course_utils.grading.tasks.set_05._inputs import (
+    Known,
+    changed_in_place,
+    four_logprobs,
+    mistake_in_rows,
+)
 
 
 def check_reward(call: Call, seed: int, size: int) -> list[Finding]:
@@ -40,8 +45,7 @@ def check_reward(call: Call, seed: int, size: int) -> list[Finding]:
                         "σ in it"),
         }  # fmt: skip
         outcome = call(ours, reference, beta)
-        fault = wrong_type(outcome.value, tuple(ours.shape))
-        fault = fault or name_mistake(outcome.value, beta * (a - b), known)
+        fault = mistake_in_rows(outcome.value, beta * (a - b), known)
         fault = fault or changed_in_place((ours, reference), outcome, ("logprobs", "ref_logprobs"))
         if fault:
             return [fault]
@@ -65,13 +69,17 @@ def _number(value: Any, key: str) -> Tensor | Finding:
     if not isinstance(value, dict):
         message = 'reward_metrics must return a dict with "accuracy" and "margin"'
         return Finding("not a dict", message, show(value), "a dict")
-    number = value.get(key)
+    number: Any = value.get(key)
     if isinstance(number, (int, float)) and not isinstance(number, bool):
-        return torch.tensor(float(number), dtype=torch.float64)
+        number = torch.tensor(float(number), dtype=torch.float64)
     if number is None:
         return Finding("missing key", f"the dict of reward_metrics has no {key!r}", show(value))
     fault = wrong_type(number, ())
-    return Finding(fault.mistake, f"{key!r}: {fault.message}", fault.got) if fault else number
+    if fault:
+        message = f"{key!r} must be one number, for all pairs together"
+        return Finding(fault.mistake, message, fault.got, fault.expected)
+    found: Tensor = number
+    return found
 
 
 def _judge(call: Call, key: str, inputs: tuple[Tensor, Tensor], known: Known) -> Finding | None:

@@ -11,7 +11,13 @@ from torch import Tensor
 
 from course_utils.grading.call import Call
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, is_close, name_mistake, show, wrong_type
+from course_utils.grading.finding import Finding, is_close, show
+from course_utils.grading.tasks.set_05._inputs import (
+    Known,
+    changed_in_place,
+    mistake_in_rows,
+    numbers,
+)
 
 Batch = tuple[Tensor, Tensor, Tensor]
 
@@ -50,7 +56,7 @@ def _expected(logits: Tensor, ids: Tensor, mask: Tensor, mean: bool = False) -> 
     return sums / counts if mean else sums
 
 
-def _known(logits: Tensor, ids: Tensor, mask: Tensor) -> dict[str, tuple[Tensor, str]]:
+def _known(logits: Tensor, ids: Tensor, mask: Tensor) -> Known:
     """The sums that the known mistakes give on these inputs."""
     logp, keep = _token_logprobs(logits, ids), mask[:, 1:].double()
     total = (logp * keep).sum(1)
@@ -90,7 +96,7 @@ def _known(logits: Tensor, ids: Tensor, mask: Tensor) -> dict[str, tuple[Tensor,
     }  # fmt: skip
 
 
-def _known_means(logits: Tensor, ids: Tensor, mask: Tensor) -> dict[str, tuple[Tensor, str]]:
+def _known_means(logits: Tensor, ids: Tensor, mask: Tensor) -> Known:
     total, keep = _expected(logits, ids, mask), mask[:, 1:].double()
     return {
         "reduction ignored": (total, 'reduction="mean" gives the sum'),
@@ -106,19 +112,14 @@ def check_value(call: Call, seed: int, size: int) -> list[Finding]:
     batch = _inputs(seed, size)
     outcome = call(*batch)
     total = _expected(*batch)
-    known = _known(*batch)
-    fault = wrong_type(outcome.value, tuple(total.shape))
-    fault = fault or name_mistake(outcome.value, total, known)
+    fault = mistake_in_rows(outcome.value, total, _known(*batch))
     if fault:
         return [fault]
-    for name, before, after in zip(
-        ("logits", "input_ids", "mask"), batch, outcome.arguments, strict=True
-    ):
-        if not isinstance(after, Tensor) or not torch.equal(before, after):
-            return [Finding("in place", f"your function changes its argument {name!r}")]
+    fault = changed_in_place(batch, outcome, ("logits", "input_ids", "mask"))
+    if fault:
+        return [fault]
     mean = call(*batch, reduction="mean").value
-    fault = wrong_type(mean, tuple(total.shape))
-    fault = fault or name_mistake(mean, _expected(*batch, mean=True), _known_means(*batch))
+    fault = mistake_in_rows(mean, _expected(*batch, mean=True), _known_means(*batch))
     return [fault] if fault else []
 
 
@@ -143,11 +144,11 @@ def check_padding(call: Call, seed: int, size: int) -> list[Finding]:
         got = call(*_with_padding(batch, left, right)).value
         if not isinstance(got, Tensor) or not is_close(got, total):
             message = f"padding on the {side} changes the result; go by the mask alone"
-            return [Finding("padding", message, show(got), show(total))]
+            return [Finding("padding", message, numbers(got), numbers(total))]
     logits, ids, mask = batch
     got = call(logits, ids, mask.bool()).value
     if not isinstance(got, Tensor) or not is_close(got, total):
-        return [Finding("bool mask", "the mask may also be a tensor of booleans", show(got))]
+        return [Finding("bool mask", "the mask may also be a tensor of booleans", numbers(got))]
     unused = torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], dim=1) == 0  # predict nothing
     for junk in (float("-inf"), float("nan")):
         got = call(logits.masked_fill(unused[..., None], junk), ids, mask).value
@@ -156,7 +157,7 @@ def check_padding(call: Call, seed: int, size: int) -> list[Finding]:
                 "NaN or -inf in logits outside of the answer reaches your result: 0 times those "
                 "is NaN, so do not multiply by the mask, choose by it"
             )
-            return [Finding("masked by multiplication", message, show(got), show(total))]
+            return [Finding("masked by multiplication", message, numbers(got), numbers(total))]
     for reduction in ("sum", "mean"):
         empty = mask.clone()
         empty[0] = 0
@@ -164,7 +165,7 @@ def check_padding(call: Call, seed: int, size: int) -> list[Finding]:
         got = call(logits, ids, empty, reduction=reduction).value
         if not isinstance(got, Tensor) or not is_close(got, expected):
             message = f'a row without an answer must give 0 (reduction="{reduction}"), not 0/0'
-            return [Finding("empty answer", message, show(got), show(expected))]
+            return [Finding("empty answer", message, numbers(got), numbers(expected))]
     return []
 
 
@@ -175,13 +176,13 @@ def check_precision(call: Call, seed: int, size: int) -> list[Finding]:
     got = call(*batch).value
     if not isinstance(got, Tensor) or not is_close(got, total):
         message = "logits of several thousand break it: use log_softmax, not log of softmax"
-        return [Finding("unstable", message, show(got), show(total))]
+        return [Finding("unstable", message, numbers(got), numbers(total))]
     logits, ids, mask = _inputs(seed, size)
     half = logits.bfloat16()
     got = call(half, ids, mask).value
     if not isinstance(got, Tensor) or not is_close(got, _expected(half, ids, mask)):
         message = "with bfloat16 logits the result loses digits: convert them to float32 first"
-        return [Finding("half precision", message, show(got), show(total))]
+        return [Finding("half precision", message, numbers(got), numbers(total))]
     leaf = logits.clone().requires_grad_(True)
     (expected,) = torch.autograd.grad(_expected(leaf, ids, mask).sum(), leaf)
     (gradient,) = call(logits, ids, mask, wrt=(0,)).gradients
