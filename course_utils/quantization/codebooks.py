@@ -90,9 +90,23 @@ def nf4_values() -> Tensor:
     the two halves separately, 8 levels above 0, 7 below, and 0 itself, so that padding and pruned
     weights stay 0.
     """
+    return normal_values(4, NF4_TAIL)
+
+
+def normal_values(bits: int, tail: float = NF4_TAIL) -> Tensor:
+    """NormalFloat of any width, made as NF4 is: (2^bits,) ascending, with -1, an exact 0 and 1.
+
+    Args: bits: 2 to 8. tail: probability of the outermost level, above ½ and below 1.
+    Raises: CourseError for others.
+    """
+    if bits not in range(2, 9) or not 0.5 < tail < 1:
+        raise CourseError(
+            f"a NormalFloat has 2 to 8 bits and a tail between 0.5 and 1, got {bits!r} and {tail!r}"
+        )
+    half = 2 ** (bits - 1)  # levels above 0; below there is one less, and 0 itself
     # Φ⁻¹ at evenly spaced probabilities, from the tail inwards; the last, Φ⁻¹(½) = 0, comes once
-    above = torch.special.ndtri(torch.linspace(NF4_TAIL, 0.5, 9)[:-1].double())  # (8,)
-    below = -torch.special.ndtri(torch.linspace(NF4_TAIL, 0.5, 8)[:-1].double())  # (7,)
+    above = torch.special.ndtri(torch.linspace(tail, 0.5, half + 1)[:-1].double())
+    below = -torch.special.ndtri(torch.linspace(tail, 0.5, half)[:-1].double())
     zero = torch.zeros(1, dtype=torch.float64)
     values = torch.cat([below, zero, above.flip(0)]).float()
     return values / values.max()
