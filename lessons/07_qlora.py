@@ -1398,6 +1398,10 @@ assert outcome[True] == [0, 0]
 #
 # You can now align a model on the hardware you have. Lesson 08 asks what happens when the method is
 # right and something else is wrong: the reward, the labels, the rank, the format.
+#
+# **Exercises:** [exercises/07_qlora.ipynb](../exercises/07_qlora.ipynb): the NF4 code book, blockwise
+# quantization with a ragged tail, double quantization and its bits, the memory of a recipe, and what a
+# merge loses.
 
 # %%
 print(f"this notebook took {time.perf_counter() - started:.0f} s on {lab.device}")
