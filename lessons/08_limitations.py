@@ -1390,6 +1390,10 @@ for what, attempt in nonsense.items():
 # * Dettmers et al. 2022, [LLM.int8()](https://arxiv.org/abs/2208.07339); Xiao et al. 2022, [SmoothQuant](https://arxiv.org/abs/2211.10438); Lin et al. 2023, [AWQ](https://arxiv.org/abs/2306.00978)
 # * Casper et al. 2023, [Open problems and fundamental limitations of reinforcement learning from human feedback](https://arxiv.org/abs/2307.15217)
 #
+# **Exercises:** [exercises/08_limitations.ipynb](../exercises/08_limitations.ipynb): best of n and its KL,
+# what best-of-n brings (from one set of samples), the peak of over-optimisation, preferences with wrong
+# labels, effective and stable rank.
+#
 # **Next**: lesson 09 takes these limits as its programme: feedback from an AI, rules, tests that can be
 # executed, and several reward models in place of one.
 
