@@ -733,6 +733,9 @@ for wrong in ({"beta": -1.0}, {"batch_size": 0}, {"label_smoothing": 0.7}):
 # * Xu et al. 2024, [Is DPO superior to PPO for LLM alignment?](https://arxiv.org/abs/2404.10719)
 # * Gao et al. 2022, [Scaling laws for reward model overoptimization](https://arxiv.org/abs/2210.10760) (best-of-n's KL)
 #
+# **Exercises:** [exercises/05_dpo.ipynb](../exercises/05_dpo.ipynb): the log-probability of an answer,
+# DPO's loss, the implicit reward and its accuracy, what a pair weighs, IPO, cDPO.
+#
 # **Next**: lesson 06 asks how *few* numbers have to move for all of this.
 
 # %%
