@@ -52,8 +52,8 @@ class Submission:
 def slug(student: str) -> str:
     """A file name for any student's name: letters, digits, `-_.` kept, told apart by a digest."""
     plain = unicodedata.normalize("NFC", student)
-    name = re.sub(r"[^\w.-]+", "_", plain).strip("._")[:60]
-    if name == plain:
+    name = re.sub(r"[^\w.-]+", "_", plain).strip("._")[:40]
+    if name and name == plain:
         return name
     return f"{name or 'student'}-{sha256(student.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 

@@ -161,7 +161,11 @@ class _Work:
                     except NotebookError as error:
                         yield one, self._unreadable(one, str(error))
                         continue
-                    running[pool.submit(mark, data, self.order(one))] = one
+                    try:
+                        running[pool.submit(mark, data, self.order(one))] = one
+                    except BrokenProcessPool:
+                        left.append(one)
+                        raise
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     report = future.result()
                     yield running.pop(future), report

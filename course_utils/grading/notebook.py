@@ -9,6 +9,7 @@ import json
 import os
 import re
 import stat
+import symtable
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -90,11 +91,12 @@ class Notebook:
                 for piece in binders.pop(name, []):
                     todo.extend(piece.uses - wanted)
         kept = tuple(p for p in self.pieces if p.names == ("*",) or wanted & set(p.names))
-        notes = [*_redefined(kept, asked), *self._not_run(wanted)]
+        notes = [*_redefined(kept, asked), *self._not_run(kept)]
         return kept, tuple(notes[:MAX_NOTES])
 
-    def _not_run(self, wanted: set[str]) -> list[Note]:
+    def _not_run(self, kept: tuple[Piece, ...]) -> list[Note]:
         bound = {name for piece in self.pieces for name in piece.names}
+        wanted = {name for piece in kept for name in _globals(piece.source)}
         return [
             Note(s.cell, s.line, f"{name!r} is computed when the cell runs, so the grader skips it;"
                  " write it as a literal, or compute it inside a function")
@@ -102,6 +104,22 @@ class Notebook:
             for name in s.names
             if name in wanted and name not in bound
         ]  # fmt: skip
+
+
+def _globals(source: str) -> set[str]:
+    """The names that a definition looks up outside of itself when it runs."""
+    try:
+        todo = [symtable.symtable(source, "cell", "exec")]
+    except (*UNPARSABLE, RuntimeError):
+        return set()
+    found = set()
+    while todo:
+        scope = todo.pop()
+        todo += scope.get_children()
+        top = scope.get_type() == "module"
+        found |= {s.get_name() for s in scope.get_symbols() if s.is_referenced() and (
+            top or s.is_global())}  # fmt: skip
+    return found
 
 
 def _redefined(pieces: tuple[Piece, ...], asked: set[str]) -> list[Note]:

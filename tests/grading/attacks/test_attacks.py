@@ -4,7 +4,6 @@ The honest one is graded right after each attack, in the same sandbox. An attack
 inside what it could not do (read, connect, mount …) fails the test by its message if it could.
 """
 
-import importlib.util
 import json
 import re
 import threading
@@ -17,11 +16,7 @@ from course_utils.grading.call import LocalCall
 from course_utils.grading.mutants import answers, mutated
 from course_utils.grading.notebook import parse
 
-_spec = importlib.util.spec_from_file_location(
-    "submissions", Path(__file__).with_name("submissions.py")
-)
-submissions = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(submissions)
+from . import submissions
 
 TASK = checks.find("02", "masked-sft-loss")
 ANSWERS = answers(Path(__file__).parents[3], TASK)
