@@ -1181,6 +1181,9 @@ assert (percent.diff(axis=1).iloc[:, 1:] > 0).all().all()
 # * Wortsman et al. 2022, [Robust fine-tuning of zero-shot models](https://arxiv.org/abs/2109.01903) (the dial)
 # * Devlin et al. 2018, [BERT](https://arxiv.org/abs/1810.04805); Radford et al. 2019, [Language models are unsupervised multitask learners](https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf) (GPT-2)
 #
+# **Exercises:** [exercises/01_categories_of_fine_tuning.ipynb](../exercises/01_categories_of_fine_tuning.ipynb):
+# a Houlsby adapter, a prefix in attention, a count of what trains, a measure of forgetting.
+#
 # **Next.** You know *which* numbers may move. Lesson 02 asks which *words* the loss should count.
 
 # %%
