@@ -1457,6 +1457,9 @@ Markdown(
 # * Shi et al. 2024, [Instruction tuning with loss over instructions](https://arxiv.org/abs/2405.14394); Huerta-Enochian and Ko 2024, [Does prompt loss matter?](https://arxiv.org/abs/2401.13586)
 # * Gekhman et al. 2024, [Does fine-tuning LLMs on new knowledge encourage hallucinations?](https://arxiv.org/abs/2405.05904)
 #
+# **Exercises:** [exercises/02_supervised_fine_tuning.ipynb](../exercises/02_supervised_fine_tuning.ipynb):
+# the mask of a conversation, the loss, packing without leakage, and a collator to mend.
+#
 # **What comes next.** Lesson 03 asks people (you among them) which of two answers is better, and
 # turns their choices into a number.
 
