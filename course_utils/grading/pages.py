@@ -128,8 +128,12 @@ def _lines(task: TaskMark) -> list[str]:
 
 
 def harmless_markdown(text: str) -> str:
-    """Markdown in which no HTML begins and no formula is a link; all else as it was written."""
+    """Markdown in which no HTML begins, no picture is fetched and no formula is a link.
+
+    Everything else stays as it was written.
+    """
     text = re.sub(r"<(?=[A-Za-z/!?])", "&lt;", _plain(text))
+    text = text.replace("![", "! [")
     text = re.sub(r"(?i)(javascript|vbscript|data)\s*:", r"\1 :", text)
     return re.sub(
         r"\\(href|url|class|style|cssId|require|html\w*|data|def|newcommand|let)\b", r"\1", text
