@@ -1343,6 +1343,9 @@ assert adapters.names == tuple(STYLES)
 # * Huang et al. 2023, [LoraHub](https://arxiv.org/abs/2307.13269); Sheng et al. 2023, [S-LoRA](https://arxiv.org/abs/2311.03285); Zhao et al. 2024, [LoRA Land](https://arxiv.org/abs/2405.00732)
 # * Taori et al. 2023, [Alpaca](https://crfm.stanford.edu/2023/03/13/alpaca.html); Chiang et al. 2023, [Vicuna](https://lmsys.org/blog/2023-03-30-vicuna/); Jiang et al. 2023, [Mistral 7B](https://arxiv.org/abs/2310.06825); Dettmers et al. 2023, [QLoRA](https://arxiv.org/abs/2305.14314) (Guanaco)
 #
+# **Exercises:** [exercises/06_lora.ipynb](../exercises/06_lora.ipynb): a linear map with LoRA, merging and unmerging,
+# what a config trains, the rank of a change, two adapters into one.
+#
 # **Next:** lesson 07 keeps $A$ and $B$ as they are and asks how coarse the frozen weights may be.
 
 # %%

@@ -126,12 +126,12 @@ def check_kinds(call: Call, seed: int, size: int) -> list[Finding]:
             return [outcome]
         fault = wrong_type(outcome.value, tuple(expected.shape))
         if fault or not is_close(outcome.value, expected):
-            return [Finding(mistake, message, show(outcome.value), show(expected))]
+            return [Finding(mistake, f"{message}: the result is wrong there")]
     start = call(x, W, bias, A, B * 0, alpha).value
     expected = x.double() @ W.double().T + bias
     if not isinstance(start, Tensor) or not is_close(start, expected):
         message = "with B = 0 the output must be the frozen map's"
-        return [Finding("start", message, show(start), show(expected))]
+        return [Finding("start", message)]
     return _check_half(call, x, W, bias, A, B, alpha)
 
 
