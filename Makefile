@@ -39,11 +39,14 @@ check: $(STAMP)  ## lint, format, types, and that the notebooks match lessons/
 pytest: $(STAMP)  ## the tests alone
 	$(TEST_ENV) $(BIN)/python -m pytest -m "not nightly" -n $(JOBS)
 
-notebooks: $(STAMP)  ## execute every notebook, quickly, and say what took how long
-	rm -rf build/notebooks && mkdir -p build/notebooks && cp notebooks/[0-9]*.ipynb build/notebooks
-	$(TEST_ENV) COURSE_FAST=1 COURSE_RUNS=$(CURDIR)/build/notebooks/runs \
-	  $(BIN)/python -m pytest --nbmake --overwrite --nbmake-timeout=600 -o timeout=1200 -n $(JOBS) build/notebooks
-	$(BIN)/python benchmarks/notebooks.py --read build/notebooks
+notebooks: $(STAMP)  ## execute every lesson, exercise and solution, quickly, and say what took how long
+	rm -rf build/executed
+	for folder in notebooks exercises solutions; do \
+	  mkdir -p build/executed/$$folder && cp $$folder/[0-9]*.ipynb build/executed/$$folder && \
+	  $(TEST_ENV) COURSE_FAST=1 COURSE_RUNS=$(CURDIR)/build/executed/runs $(BIN)/python -m pytest \
+	    --nbmake --overwrite --nbmake-timeout=600 -o timeout=1200 -n $(JOBS) build/executed/$$folder || exit 1; \
+	done
+	$(BIN)/python benchmarks/notebooks.py --read build/executed
 
 nightly: $(STAMP)  ## the tests longer than 20 s
 	$(TEST_ENV) $(BIN)/python -m pytest -m nightly

@@ -1,6 +1,7 @@
-"""What the lessons take: wall and CPU seconds, memory, the slowest cells.
+"""What the notebooks take: wall and CPU seconds, memory, the slowest cells.
 
     python benchmarks/notebooks.py                 # runs every lesson, one after the other
+    python benchmarks/notebooks.py --folder solutions    # the exercises with their solutions
     python benchmarks/notebooks.py 04 05 --fast    # some of them, with COURSE_FAST=1
     python benchmarks/notebooks.py --read DIR      # only reads the notebooks that nbmake executed
 
@@ -30,18 +31,21 @@ SLOWEST = 3  # cells named for each notebook
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("numbers", nargs="*", metavar="NN", help="default: all lessons")
+    folders = ("notebooks", "exercises", "solutions")
+    parser.add_argument("--folder", choices=folders, default="notebooks", help="of notebooks")
     parser.add_argument("--fast", action="store_true", help="COURSE_FAST=1")
     parser.add_argument("--shared", action="store_true", help="lessons share trained models")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="where executed notebooks go")
     parser.add_argument("--read", type=Path, metavar="DIR", help="executed notebooks to report on")
     given = parser.parse_args()
     if given.read:
-        report([{"path": path, **times(path)} for path in sorted(given.read.glob("*.ipynb"))])
+        found = sorted(given.read.glob("*.ipynb")) + sorted(given.read.glob("*/*.ipynb"))
+        report([{"path": path, **times(path)} for path in found])
         return
-    found = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    found = sorted((ROOT / given.folder).glob("[0-9][0-9]_*.ipynb"))
     chosen = [p for p in found if not given.numbers or p.name[:2] in given.numbers]
     if not chosen:
-        sys.exit(f"no lesson is called {' or '.join(given.numbers)}; there are {len(found)}")
+        sys.exit(f"{given.folder} has no {' or '.join(given.numbers)}; there are {len(found)}")
     with tempfile.TemporaryDirectory() as work:
         rows = []
         for path in chosen:
@@ -107,7 +111,9 @@ def report(rows: list[dict[str, Any]]) -> None:
         if "failed" in row:
             slowest = "FAILED: " + row["failed"]
         says = row.get("budget") or "–"
-        print(f"{row['path'].stem:<36}{says:>6}{row['seconds']:>7.0f}{used}   {slowest}")
+        folder = row["path"].parent.name
+        name = f"{folder[:3]}/" * (folder in ("exercises", "solutions")) + row["path"].stem
+        print(f"{name:<36}{says:>6}{row['seconds']:>7.0f}{used}   {slowest}")
     cpu = sum(row.get("cpu_seconds", 0) for row in rows)
     total = sum(row["seconds"] for row in rows)
     print(f"{'total':<42}{total:>7.0f}" + (f"{cpu:>8.0f}" if cpu else ""))
