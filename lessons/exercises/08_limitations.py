@@ -91,7 +91,7 @@ from IPython.display import Markdown, display
 from course_utils import objectives, plots
 from course_utils.evaluation.policy import score_all
 
-P, N = (8, 6) if fast else (32, 32)
+P, N = (8, 6) if fast else (24, 32)
 sft, reward_model = world.sft(), world.reward_model()
 prompts = world.prompts("heldout", P)
 repeated = [prompt for prompt in prompts for _ in range(N)]
@@ -185,16 +185,19 @@ for i in shown:
     assert exact[i][0] < 1e-6, "best of one is the model itself"
 
 # %% [markdown] task="why-a-bound" points=2
-# **In words** *(2 points)*: the bound grows for ever, the exact curves level off, one of them early. Why,
-# and at which height? What does that mean for a plot that puts best-of-n beside PPO by this bound?
+# **In words** *(2 points)*: the bound grows for ever, the exact curves level off. At which height, and why?
+# And why does the curve with the fewest different answers lie below the others long before? What does
+# that mean for a plot that puts best-of-n beside PPO by this bound?
 #
 # ### BEGIN SOLUTION
-# The bound is exact only if no answer comes twice (a continuous distribution without ties). Our model
-# has few different answers to some prompts. Once n is so large that the best of them is nearly always
-# among the n, another draw changes nothing: best-of-n then always gives that answer, and its KL is
-# $\log (1/p)$ of that answer's (or that group's) probability $p$. A model with one answer does not move at all,
-# whatever n is. So in the plot best-of-n stands too far to the right: it is given more KL than it used,
-# and beside a PPO run, whose KL is measured, it looks worse than it is.
+# Once n is so large that the best answer is nearly always among the n, another draw changes nothing:
+# best-of-n then always gives that answer, and its KL is $\log (1/p)$ of that answer's probability $p$. Here an
+# answer that was drawn once has $p = 1/N$, so the height is $\log N$ (it is partly of our own making: the real
+# model has more answers than we drew). The bound is exact only if no answer comes twice (a continuous
+# distribution without ties). Where a few answers come again and again, choosing among equal ones moves
+# nothing, so the KL stays below the bound from the start; a model with a single answer does not move at
+# all. So in the plot best-of-n stands too far to the right: it is given more KL than it used, and beside a
+# PPO run, whose KL is measured, it looks worse than it is.
 # ### END SOLUTION
 
 # %% [markdown]
@@ -287,7 +290,8 @@ display(figure)
 widths = {n: high[n - 1] - low[n - 1] for n in (1, 4, N)}
 Markdown(
     f"From n = 1 to {N} the reward rises by {mean_reward[-1] - mean_reward[0]:+.2f} (in units of its "
-    f"spread over SFT's answers), gold by {mean_gold[-1] - mean_gold[0]:+.2f}. One subset's gold is uncertain by "
+    f"spread over SFT's answers), gold by {mean_gold[-1] - mean_gold[0]:+.2f}; gold is highest at n = "
+    f"**{1 + int(np.argmax(mean_gold))}** ({max(mean_gold):.2f}). One subset's gold is uncertain by "
     + ", ".join(f"{w:.2f} at n = {n}" for n, w in widths.items())
     + "; the estimate from all subsets by 0, as far as the order goes."
 )
@@ -436,10 +440,12 @@ early = {
     for m in range(3, len(kl) + 1)
 }  # fmt: skip
 display(pd.DataFrame(early).T.style.format("{:.2f}"))
+bon_fit = fit(bon_kl, bon_gain)
 Markdown(
     f"With all points the peak is at d = **{peak:.2f}** (KL {peak**2:.1f}), 90% of the redrawn fits between "
     f"{span[0]:.2f} and {span[1]:.2f}. In the table compare the last two columns: a peak beyond the last d "
-    "seen is a prediction, one before it a report."
+    "seen is a prediction, one before it a report. (The same law fitted to best-of-n over its bound: α = "
+    f"{bon_fit[0]:.2f}, β = {bon_fit[1]:.2f}, peak at d = {bon_fit[2]:.2f}.)"
 )
 
 # %% [markdown] task="why-the-peak-comes-late" points=2
@@ -537,7 +543,7 @@ from course_utils.experiments.loop import padded
 from course_utils.training.tokenise import preference_rows
 
 EPS, BETA = 0.3, 0.2
-size, steps = (16, 3) if fast else (64, 40)
+size, steps = (16, 3) if fast else (64, 32)
 
 
 def pairs_of(rows):
@@ -720,10 +726,12 @@ check.effective_rank(effective_rank, stable_rank)
 assert check.effective_rank(effective_rank, stable_rank).passed
 
 # %% [markdown]
-# ### Try it: full fine-tuning and LoRA
+# ### Try it: whole matrices and LoRA
 #
-# Both start from the base model and learn the same answers from the same batches. Then $\Delta W$, what
-# training did to each weight matrix, is measured; a random matrix of the same shape stands beside them.
+# The base model reads texts of the ship's log, a domain whose words it has never seen. Once with all
+# numbers of its attention and MLP matrices free, once with a LoRA on the same matrices; everything else
+# is frozen, the batches are the same. Then $\Delta W$, what training did to each matrix, is measured. A
+# random matrix of the same shape stands beside it.
 
 # %% tags=["hide-input"]
 # @title The course's functions, with the same signatures
@@ -739,50 +747,44 @@ def course_stable_rank(W):
 
 
 # %%
-from course_utils.experiments.loop import batches, mean_loss, train_step
-from course_utils.training.tokenise import demonstration_rows
+from course_utils.experiments.loop import batches, mean_loss, text_rows, train_step
+from course_utils.world import domain_corpus
 
 RANK = 8
-steps_here = 3 if fast else 60
-lessons = demonstration_rows(
-    world.demonstrations("train", 48 if fast else 640), world.tokenizer, 128, "train"
-)
-held = demonstration_rows(
-    world.demonstrations("heldout", 12 if fast else 64), world.tokenizer, 128, "heldout"
-)
+steps_here = 3 if fast else 40
+texts = text_rows(domain_corpus("ship", 48 if fast else 640, world.seed), world.tokenizer)
+held = text_rows(domain_corpus("ship", 8 if fast else 48, 10**6), world.tokenizer)
 
 
 def tuned(model, lr):
-    """Trains what is trainable; every method sees the same batches."""
+    """Trains what is trainable; both ways see the same batches."""
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=lr, weight_decay=0.0)
-    for _, batch in zip(range(steps_here), batches(lessons, 16, world.seed), strict=False):
+    for _, batch in zip(range(steps_here), batches(texts, 16, world.seed), strict=False):
         train_step(model, optimizer, batch)
     return model
 
 
 base = world.base()
-before = {name: w.detach().clone() for name, w in base.named_parameters()}
-full = tuned(world.base(), 1e-3)
-lora = tuned(adapters.apply_lora(world.base(), RANK, 2.0 * RANK), 1e-2)
+before = dict(base.named_parameters())
+lora = adapters.apply_lora(world.base(), RANK, 2.0 * RANK)
+names = list(adapters.lora_layers(lora))  # the matrices that both ways may change
+whole = world.base().requires_grad_(False)
+for name in names:
+    whole.get_submodule(name).weight.requires_grad_(True)
+whole, lora = tuned(whole, 1e-3), tuned(lora, 1e-2)
 
-changes = {"full fine-tuning": {}, f"LoRA, rank {RANK}": {}, "random": {}}
+WHOLE, LORA = "whole matrices", f"LoRA, rank {RANK}"
+changes = {WHOLE: {}, LORA: {}, "random": {}}  # ΔW (d, k) of each matrix
 generator = torch.Generator().manual_seed(world.seed)
-tuned_weights = dict(full.named_parameters())
 for name, layer in adapters.lora_layers(lora).items():
-    delta = layer.delta().detach().float().cpu()  # (d, k)
-    changes[f"LoRA, rank {RANK}"][name] = delta
-    changes["full fine-tuning"][name] = (
-        (tuned_weights[f"{name}.weight"] - before[f"{name}.weight"]).detach().float().cpu()
-    )
-    changes["random"][name] = torch.randn(delta.shape, generator=generator)
-losses = {
-    "base": mean_loss(base, held),
-    "full": mean_loss(full, held),
-    "LoRA": mean_loss(lora, held),
-}
-print(f"{len(before)} tensors, {len(changes['random'])} matrices measured; held-out loss:",
-      {name: round(loss, 3) for name, loss in losses.items()})  # fmt: skip
+    after_it = whole.get_submodule(name).weight.detach()
+    changes[WHOLE][name] = (after_it - before[f"{name}.weight"].detach()).float().cpu()
+    changes[LORA][name] = layer.delta().detach().float().cpu()
+    changes["random"][name] = torch.randn(after_it.shape, generator=generator)
+losses = {"base": base, WHOLE: whole, LORA: lora}
+losses = {name: mean_loss(model, held) for name, model in losses.items()}
+print(f"{len(names)} matrices; held-out loss:", {k: round(v, 3) for k, v in losses.items()})
 
 # %%
 effective = check.use(effective_rank, otherwise=course_effective_rank)
@@ -800,7 +802,7 @@ medians = ranks.groupby("ΔW of", sort=False)[counts].median()
 medians.style.format("{:.1f}").set_caption("median over the weight matrices")
 
 # %% tags=["hidden-test"]
-of_lora = ranks[ranks["ΔW of"] == f"LoRA, rank {RANK}"]
+of_lora = ranks[ranks["ΔW of"] == LORA]
 assert (of_lora["effective rank"] <= RANK + 1e-3).all(), "LoRA cannot have more directions than r"
 assert (ranks["stable rank"] <= ranks["effective rank"] + 1e-6).all()
 assert (ranks["effective rank"] <= ranks["of at most"] + 1e-6).all()
@@ -813,23 +815,25 @@ for k, (how, group) in enumerate(ranks.groupby("ΔW of", sort=False)):
                        text=group["weight"], marker={"color": plots.colour((0, 1, 6)[k])})  # fmt: skip
 figure.add_vline(x=RANK, line_dash="dot", line_color="#888", annotation_text=f"r = {RANK}")
 display(figure)
+learned = {k: (losses["base"] - v) / losses["base"] for k, v in losses.items()}
+effective_medians = medians["effective rank"]
 Markdown(
-    f"Median effective rank: full fine-tuning **{medians.loc['full fine-tuning', 'effective rank']:.1f}**, "
-    f"LoRA **{medians.loc[f'LoRA, rank {RANK}', 'effective rank']:.1f}** of {RANK}, random "
-    f"{medians.loc['random', 'effective rank']:.1f}. Held-out loss: base {losses['base']:.3f}, full "
-    f"{losses['full']:.3f}, LoRA {losses['LoRA']:.3f}."
+    f"Median effective rank: whole matrices **{effective_medians[WHOLE]:.1f}**, LoRA "
+    f"**{effective_medians[LORA]:.1f}** of {RANK}, random {effective_medians['random']:.1f}. Held-out loss: base "
+    f"{losses['base']:.2f}, whole matrices {losses[WHOLE]:.2f} ({learned[WHOLE]:.0%} of it gone), LoRA "
+    f"{losses[LORA]:.2f} ({learned[LORA]:.0%})."
 )
 
 # %% [markdown] task="why-two-ranks" points=2
-# **In words** *(2 points)*: full fine-tuning's change has many more directions than LoRA's. Does LoRA
-# therefore miss most of what full fine-tuning learned? Use both ranks and the losses that you measured.
+# **In words** *(2 points)*: where whole matrices are free, the change has many more directions than LoRA's.
+# Does LoRA therefore miss most of what was learned? Use both ranks and the losses that you measured.
 #
 # ### BEGIN SOLUTION
-# Not by these numbers. The effective rank of full fine-tuning's ΔW is many times LoRA's, but its stable rank is
-# small: a few directions hold most of the energy, and the rest is a long tail. The effective rank counts
-# such a tail (it weighs by σ), the stable rank hardly does (σ²). Much of the tail is what an optimizer
-# like Adam does to every entry, needed or not: its steps are of nearly one size wherever a gradient is.
-# The held-out losses say what counts: LoRA comes near full fine-tuning, or past it, with at most r
-# directions. How many directions a change has and how many it needs are two questions; only a task whose
-# change must have a high rank (lesson 08, the cipher) shows LoRA's limit.
+# Not by these numbers. The effective rank of the free ΔW is many times LoRA's, but its stable rank is small:
+# a few directions hold most of the energy, and the rest is a long tail. The effective rank counts such a
+# tail (it weighs by σ), the stable rank hardly does (σ²). Much of the tail is what an optimizer like Adam
+# does to every entry, needed or not: its steps are of nearly one size wherever a gradient is. What counts
+# is the held-out loss: with at most r directions LoRA takes away nearly as much of it. How many
+# directions a change *has* and how many it *needs* are two questions. Only a task whose change must have a
+# high rank (lesson 08, the cipher) shows LoRA's limit, and there one would see it in the loss.
 # ### END SOLUTION
