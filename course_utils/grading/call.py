@@ -32,6 +32,10 @@ class Failed(Exception):
         self.kind, self.message = kind, message
 
 
+class MachineFailed(Exception):
+    """The call failed for reasons that are not the student's."""
+
+
 class Call:
     """A task's functions; subclasses say where they run."""
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from course_utils.errors import CourseError
-from course_utils.grading.call import Call, Failed
+from course_utils.grading.call import Call, Failed, MachineFailed
 from course_utils.grading.finding import Finding
 
 SETS = ("01", "02", "03", "04", "05", "06", "07", "08", "09")
@@ -118,6 +118,10 @@ def run_check(check: Check, call: Call, seed: int, size: int) -> list[Finding]:
             return [Finding("blank", "not written yet")]
         said = "" if failure.kind == "missing" else "your function failed: "
         return [Finding(failure.kind, said + failure.message)]
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
-        # A value of the student's that the check did not foresee; mutants catch faults of ours.
-        return [Finding("unusable", f"what it returned cannot be compared ({type(e).__name__})")]
+    except MachineFailed:
+        raise
+    except Exception as error:
+        # A value of the student's that the check did not foresee, whatever it set off: no reply
+        # may stop the grading of others. Faults of ours show as solutions that are refused.
+        kind = type(error).__name__
+        return [Finding("unusable", f"what it returned cannot be compared ({kind})")]

@@ -27,7 +27,7 @@ from typing import Any
 from torch import Tensor
 
 from course_utils.errors import CourseError
-from course_utils.grading.call import Call, Failed, Outcome
+from course_utils.grading.call import Call, Failed, MachineFailed, Outcome
 from course_utils.grading.notebook import Piece
 from course_utils.grading.protocol import Closed, Late, Pipe, ReplyError
 
@@ -43,7 +43,7 @@ class NoSandbox(CourseError):
     """This machine cannot confine a student's code; says why and what to do."""
 
 
-class SandboxBroken(Exception):
+class SandboxBroken(MachineFailed):
     """The sandbox failed for the machine's reasons: to be retried, then reported as not graded."""
 
 

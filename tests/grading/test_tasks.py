@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from course_utils.errors import CourseError
 from course_utils.grading import checks, mutants
@@ -61,6 +63,37 @@ def test_a_function_that_returns_its_argument_gets_nothing(task, position):
             return Outcome(value, (None,) * len(wrt), args)
 
     assert_nothing(task, Echo())
+
+
+NUMBERS = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats()
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.bool, torch.uint8)
+TENSORS = st.builds(
+    lambda shape, dtype, scale: (torch.randn(shape) * scale).to(dtype),
+    st.lists(st.integers(0, 4), max_size=4),
+    st.sampled_from(DTYPES),
+    st.sampled_from([0.0, 1.0, 1e30, float("inf")]),
+)
+REPLIES = st.recursive(
+    NUMBERS | st.text(max_size=5) | TENSORS | st.just(Opaque("a.B")),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.lists(inner, max_size=3).map(tuple)
+        | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@ALL
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(reply=REPLIES, gradient=REPLIES)
+def test_no_reply_at_all_crashes_a_check(task, reply, gradient):
+    class Reply(Call):
+        def nth(self, which, *args, wrt=(), **kwargs):
+            known = gradient if isinstance(gradient, torch.Tensor) else None
+            return Outcome(reply, (known,) * len(wrt), (reply,) * len(args))
+
+    assert_nothing(task, Reply())
 
 
 def assert_nothing(task, call):
