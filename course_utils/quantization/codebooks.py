@@ -93,7 +93,7 @@ def nf4_values() -> Tensor:
     return normal_values(4, NF4_TAIL)
 
 
-def normal_values(bits: int, tail: float = NF4_TAIL) -> Tensor:
+def normal_values(bits: int = 4, tail: float = NF4_TAIL) -> Tensor:
     """NormalFloat of any width, made as NF4 is: (2^bits,) ascending, with -1, an exact 0 and 1.
 
     Args: bits: 2 to 8. tail: probability of the outermost level, above ½ and below 1.

@@ -301,16 +301,15 @@ found = [
 if HAS_BNB:
     name, w = next(iter(maps.items()))
     packed, state = bnb_functional.quantize_4bit(w, quant_type="nf4")
-    same = torch.equal(there_and_back(w, 64), bnb_functional.dequantize_4bit(packed, state))
-    print(f"{name}: bitsandbytes gives the same numbers, bit for bit: {same}")
+    away = (there_and_back(w, 64) - bnb_functional.dequantize_4bit(packed, state)).abs()
+    same = float((away < 1e-5 * w.abs().max()).float().mean())
+    print(f"{name}: {same:.2%} of the numbers are those of bitsandbytes")
 
 # %% tags=["hidden-test"]
 assert found[-1]["error"] > found[0]["error"]
 assert found[-1]["error beside an outlier"] > 3 * found[-1]["error"]
 if HAS_BNB:
-    ours, theirs = there_and_back(w, 64), bnb_functional.dequantize_4bit(packed, state)
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=float(w.abs().max()) / 8)
-    assert (ours != theirs).float().mean() < 0.01, "a division may round otherwise, rarely"
+    assert same > 0.999, "halfway between two levels a number may go either way"
 
 # %% tags=["hide-input"]
 # @title Error against the size of a block, with and without an outlier
@@ -320,7 +319,7 @@ figure = plots.figure(
 for number, what in enumerate(("error", "error beside an outlier")):
     values = [row[what] for row in found]
     plots.line(figure, SIZES, values, what, plots.colour(number), mode="lines+markers")
-display(figure.update_xaxes(type="log", tickvals=SIZES))
+display(figure.update_xaxes(type="log", tickvals=SIZES, ticktext=[f"{n:,}" for n in SIZES]))
 print(f"loss of the untouched model: {untouched:.4f} nats per word of the answer")
 pd.DataFrame(found).style.hide(axis="index").format(precision=4)
 
@@ -332,8 +331,8 @@ pd.DataFrame(found).style.hide(axis="index").format(precision=4)
 # In a block with an outlier ten times as large as all others, every other weight divided by the scale
 # lies within ±0.1, where NF4 has three levels: most of them turn into 0 or the level next to it. With
 # blocks of 64 that happens to 63 neighbours, a small part of a map, so the error over all grows a
-# little. With blocks of 16,384 it happens to all or a third of the map at once: the error is nearly as
-# large as the weights themselves. Smaller blocks also follow the ordinary differences between
+# little. With blocks of 16,384 it happens to all or a third of the map at once: the error comes near to
+# the size of the weights themselves. Smaller blocks also follow the ordinary differences between
 # neighbourhoods. But each block costs a scale of 32 bits: two bits per weight at 16, half as much
 # again as the codes, for an error that is only a little smaller.
 # ### END SOLUTION
@@ -631,14 +630,14 @@ if HAS_BNB:
     )
 else:
     seen_bytes = course.quantize_model(world.base()).bytes_after
-expected_bits = bits_of(small)
+expected_bits = sum(bits_of(w.numel()) * w.numel() for w in maps.values()) / small
 print(f"the world's {small:,} weights: {8 * seen_bytes / small:.4f} bits each in memory,", end=" ")
-print(f"{expected_bits:.4f} by task 3 for one tensor of them all")
+print(f"{expected_bits:.4f} by the count of task 3")
 
 # %% tags=["hidden-test"]
 assert largest < 0.005
-assert table["llama-65b", "qlora"]["total"] < 48 < table["llama-65b", "lora"]["total"]
-assert 4.1 < 8 * seen_bytes / small < 4.3
+assert table["llama-65b", "qlora"]["total"] < 48e9 / 2**30 < table["llama-65b", "lora"]["total"]
+assert abs(8 * seen_bytes / small - expected_bits) < 1e-9
 
 # %% tags=["hide-input"]
 # @title Three recipes, drawn
@@ -759,12 +758,13 @@ def library_error(x, merged, frozen, A, B, alpha):
 # ### Experiment: four merges of a trained adapter
 #
 # The world's base model goes into NF4, a LoRA of rank 16 onto every linear map, and is trained on
-# demonstrations. Then every layer is merged in each of the four ways, and we look at two things: the
-# error of each layer's outputs, on the inputs that it really gets, and the loss of the whole model.
+# demonstrations. Then every layer is merged in each of the four ways, and we look at three things: the
+# error of each layer's outputs, on the inputs that it really gets; how far the next-word probabilities
+# of the whole model move, as a KL divergence; and its loss.
 
 # %%
 from course_utils.adapters import apply_lora
-from course_utils.experiments.loop import batches, train_step
+from course_utils.experiments.loop import batches, padded, train_step
 
 STEPS = 8 if world.tier.is_fast else 60
 
@@ -781,6 +781,23 @@ for _, batch in zip(range(STEPS), batches(examples, 16, world.seed), strict=Fals
     train_step(trained, optimizer, batch)
 unmerged = mean_loss(trained, rows)
 print(f"{STEPS} steps: held-out loss {before:.4f} -> {unmerged:.4f} nats per word")
+
+
+@torch.no_grad()
+def kl_from_trained(model):
+    """KL(trained and unmerged ‖ model) of the next word, nats per word of the held-out answers."""
+    total = words = 0
+    for first in range(0, len(rows), 32):
+        ids, labels = padded(rows[first : first + 32])
+        p, q = (
+            m.eval()(input_ids=ids.to(m.device), use_cache=False).logits.log_softmax(-1)[:, :-1]
+            for m in (trained, model)
+        )
+        counted = (labels[:, 1:] >= 0).to(p.device)  # the answers' words
+        total += float((p.exp() * (p - q)).sum(-1)[counted].sum())
+        words += int(counted.sum())
+    return max(total / words, 0.0)  # rounding alone can make it less than 0
+
 
 # %% tags=["hidden-test"]
 assert unmerged < before
@@ -812,13 +829,19 @@ with torch.no_grad():
         for way in WAYS:
             merged[way][name] = merge(maps[name], A, B, alpha, way, nf4)
             errors[way].append(float(error_of(x, merged[way][name], frozen, A, B, alpha)))
-losses = {way: mean_loss(with_weights(merged[way]), rows) for way in WAYS}
+models = {way: with_weights(merged[way]) for way in WAYS}
+losses = {way: mean_loss(model, rows) for way, model in models.items()}
+moved = {way: kl_from_trained(model) for way, model in models.items()}
+untrained = with_weights({name: layer.base.dequantize().weight for name, layer in adapted.items()})
+learned = kl_from_trained(untrained)  # how far training itself has moved the model
 
 # %% tags=["hidden-test"]
 assert len(adapted) == len(maps)
 assert max(errors["dequantize"]) < 1e-4
 assert min(errors["requantize"]) > 10 * max(errors["dequantize"])
 assert abs(losses["dequantize"] - unmerged) < 1e-3
+assert abs(moved["dequantize"]) < 1e-5
+assert min(moved[way] for way in WAYS[1:]) > 1e-5
 
 # %% tags=["hide-input"]
 # @title Layer by layer, and the whole model
@@ -834,31 +857,35 @@ told = pd.DataFrame(
         {
             "merge": way,
             "error, mean over layers": sum(errors[way]) / len(errors[way]),
+            "KL": moved[way],
+            "of the KL that training made": moved[way] / learned,
             "loss": losses[way],
             "against unmerged": losses[way] - unmerged,
-            "of what was learned": (losses[way] - unmerged) / (before - unmerged),
         }
         for way in WAYS
     ]
 )
-style = {"of what was learned": "{:+.1%}", "against unmerged": "{:+.4f}"}
+style = {"of the KL that training made": "{:.1%}", "against unmerged": "{:+.4f}"}
 told.style.hide(axis="index").format(precision=4).format(style)
 
 # %% [markdown] task="which-merge" points=2
-# **Question 5.** Put the four ways in order, by the error of the outputs and by the loss. Does the
-# order agree? Compare the errors of *requantize* with the dotted line, and say which of the four you
-# would ship, and what you would do if the model has to be served in 4 bits.
+# **Question 5.** Put the four ways in order, by the error of the outputs, by the KL and by the loss. Do
+# the orders agree? Compare the errors of *requantize* with the dotted line. Somebody looks at the last
+# column alone and ships *requantize*: what do you say? And what would you do if the model has to be
+# served in 4 bits?
 #
 # ### BEGIN SOLUTION
-# *dequantize* has no error, it is what was trained. The other three move each layer's outputs by several
-# percent: *original* takes back the rounding that the adapter had learned to live with, *requantize*
-# rounds once more. The dotted line is the size of the adapter's own part: where the error comes near to
-# it, rounding has changed the layer about as much as all of the training has. By the loss they are
-# closer together than that suggests, since rounding errors point in random directions and partly cancel
-# through the layers, while the update points in one; and *original* may even come out well, as the
-# full-precision weights are better ones. (Read the table for the numbers of your run; with other data
-# the adapter may depend more on the rounded weights.) Ship *dequantize*, or keep the adapter apart from
-# the 4-bit base: served in 4 bits, that costs a few percent more time and loses nothing.
+# *dequantize* has no error and no KL: it is what was trained. The other three move each layer's outputs
+# by several percent: *original* takes back the rounding that the adapter has learned to live with,
+# *requantize* rounds once more, and *original-requantize* does something of both. The dotted line is the
+# size of the adapter's own part: where an error comes near to it, the merge has changed the layer about
+# as much as all of the training has. Through the whole model less is left of that, since rounding errors
+# point in random directions and partly cancel, while the update points in one; the KL, measured against
+# that which training made, says how much. The loss differs by far less, with either sign: a random change
+# of the model makes some answers likelier and others less likely, and a merge that comes out better on
+# these texts has been lucky, not clever. The KL says that the model is another one than the one that was
+# tested. Ship *dequantize*; where 4 bits are a must, keep the adapter apart from the 4-bit base, which
+# costs two thin products a layer and loses nothing.
 # ### END SOLUTION
 
 # %% [markdown]

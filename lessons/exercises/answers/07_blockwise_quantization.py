@@ -53,7 +53,7 @@ MUTANTS = (
     Mutant("signed maximum", "blocks.abs().amax", "blocks.amax", "signed maximum"),
     Mutant("mean", "blocks.abs().amax", "blocks.abs().mean", "mean"),
     Mutant("one scale", _SCALES, "scales = blocks.abs().amax().repeat(len(blocks))",
-           "something else"),
+           "one scale"),
     Mutant("one scale alone", _SCALES, "scales = blocks.abs().amax().view(1)", "one scale"),
     Mutant("codes by one scale", "safe = ", "safe = scales.max().expand_as(scales); unused = ",
            "one scale"),

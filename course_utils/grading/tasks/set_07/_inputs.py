@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from course_utils.grading.finding import Finding, is_close, show
+from course_utils.grading.finding import Finding, is_close, name_mistake, show
 
+Known = dict[str, tuple[Tensor, str]]  # as of `name_mistake`
 CLOSE = 1e-5  # codes whose levels are equally near up to this are both right
 
 
@@ -51,7 +52,7 @@ def scales_of(flat: Tensor, block: int) -> Tensor:
 
 def spread(scales: Tensor, block: int, count: int) -> Tensor:
     """Each number's own scale: (M,) -> (count,)."""
-    return torch.tensor([float(scales[i // block]) for i in range(count)], dtype=torch.float64)
+    return scales.double()[torch.arange(count) // block]
 
 
 def ratio(flat: Tensor, scales: Tensor, block: int) -> Tensor:
@@ -113,6 +114,20 @@ def name_number(
         if math.isclose(value, wrong, rel_tol=rtol, abs_tol=1e-12):
             return Finding(mistake, f"{what}: {message}", *shown)
     return Finding("something else", f"{what} is wrong, by no mistake known here", *shown)
+
+
+def named(
+    got: Tensor, expected: Tensor, known: Known, where: str = "", rtol: float = 1e-4
+) -> Finding | None:
+    """As `name_mistake`, for many numbers: shows the first that is wrong; `where` comes before."""
+    fault = name_mistake(got, expected, known, rtol)
+    if fault is None:
+        return None
+    wrong = ~torch.isclose(got.double(), expected.double(), rtol=rtol, atol=1e-6)
+    place = tuple(wrong.nonzero()[0].tolist()) if wrong.any() else ()
+    at = f" at {list(place)}" if place else ""
+    shown = f"{float(got[place]):.5g}{at}", f"{float(expected[place]):.5g}"
+    return Finding(fault.mistake, where + fault.message, *shown)
 
 
 def changed(before: Sequence[Any], after: Sequence[Any], names: Sequence[str]) -> Finding | None:

@@ -18,6 +18,7 @@ from course_utils.grading.tasks.set_07._inputs import (
     fits,
     float_of,
     generator,
+    named,
     near_border,
     nearest,
     pieces,
@@ -99,6 +100,8 @@ def _known_scales(x: Tensor, block: int) -> dict[str, tuple[Tensor, str]]:
                       "standard deviation"),
         "range": (each(lambda b: b.max() - b.min()), "the scale is the largest magnitude, not the "
                   "distance between the ends"),
+        "one scale": (right.max().expand_as(right), "every block has the whole tensor's largest "
+                      "magnitude; each has its own"),
         "inverse": (1 / right, "these are 1 / scale; return the scales themselves"),
     }  # fmt: skip
 
@@ -143,12 +146,12 @@ def check_codes(call: Call, seed: int, size: int) -> list[Finding]:
         return [fault]
     expected = scales_of(x.flatten(), block)
     known = {name: (v[:-1], said) for name, (v, said) in _known_scales(x, block).items()}
-    fault = name_mistake(scales[:-1], expected[:-1], known)
+    fault = named(scales[:-1], expected[:-1], known, "scales: ")
     if not fault and not is_close(scales[-1], expected[-1]):
         message = "the last block, which is shorter, has a wrong scale"
         fault = Finding("tail", message, show(scales[-1]), show(expected[-1]))
     if fault:
-        return [Finding(fault.mistake, f"scales: {fault.message}", fault.got, fault.expected)]
+        return [fault]
     fault = _wrong_codes(codes, x, levels, block, expected)
     fault = fault or changed((x, levels), outcome.arguments, ("x", "levels"))
     return [fault] if fault else []
@@ -168,7 +171,9 @@ def _wrong_codes(
     if not fault and not torch.equal(codes.long(), right):
         message = "numbers that lie exactly on a level get the code of another"
         fault = Finding("on a level", message)
-    return fault and Finding(fault.mistake, f"codes: {fault.message}")
+    first = (codes.long() != right).nonzero()[0] if fault else 0
+    shown = f"{int(codes[first])} at [{int(first)}]", f"{int(right[first])}"
+    return fault and Finding(fault.mistake, f"codes: {fault.message}", *shown)
 
 
 def _right(call: Call, x: Tensor, levels: Tensor, block: int) -> bool:
@@ -256,7 +261,7 @@ def check_back(call: Call, seed: int, size: int) -> list[Finding]:
         known = _known_values(codes, scales, levels, block, shape)
         expected = (levels.double()[codes.long()] * spread(scales, block, len(codes))).view(shape)
         rtol = 1e-4 if dtype == "float32" else 1e-2
-        fault = name_mistake(got, expected, known, rtol)
+        fault = named(got, expected, known, rtol=rtol)
         if fault:
             return [fault]
     return []

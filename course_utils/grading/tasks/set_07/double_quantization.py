@@ -21,6 +21,7 @@ from course_utils.grading.tasks.set_07._inputs import (
     float_of,
     generator,
     name_number,
+    named,
     nearest,
     pieces,
     random_book,
@@ -91,9 +92,9 @@ def check_second_level(call: Call, seed: int, size: int) -> list[Finding]:
         "signed maximum": (_largest(centred, block), "the second scale is the largest *magnitude*: "
                            "less their mean, scales have both signs"),
     }  # fmt: skip
-    fault = name_mistake(second, expected, known)
+    fault = named(second, expected, known, "second: ")
     if fault:
-        return [Finding(fault.mistake, f"second: {fault.message}", fault.got, fault.expected)]
+        return [fault]
     fault = _wrong_codes(codes, scales, levels, block)
     fault = fault or changed((scales, levels), outcome.arguments, ("scales", "levels"))
     return [fault] if fault else []
@@ -163,11 +164,9 @@ def check_back(call: Call, seed: int, size: int) -> list[Finding]:
         "codes as numbers": (codes * spread(second, block, len(codes)) + mean, "a code is the "
                              "*number of* a level, not its value"),
     }  # fmt: skip
-    fault = wrong_type(got, (len(codes),)) or name_mistake(got, small + mean, known)
+    fault = wrong_type(got, (len(codes),)) or named(got, small + mean, known, "restore_scales: ")
     if fault:
-        return [
-            Finding(fault.mistake, f"restore_scales: {fault.message}", fault.got, fault.expected)
-        ]
+        return [fault]
     for equal in (torch.full((block + 3,), 0.75), torch.full((1,), 0.3)):
         made = call(equal, levels, block).value
         message = "scales that are all equal, or only one, must come back as they were: less " \

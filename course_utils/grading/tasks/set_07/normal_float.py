@@ -13,8 +13,8 @@ from torch import Tensor
 
 from course_utils.grading.call import Call
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, is_close, name_mistake, show, wrong_type
-from course_utils.grading.tasks.set_07._inputs import generator, normal_float
+from course_utils.grading.finding import Finding, is_close, show, wrong_type
+from course_utils.grading.tasks.set_07._inputs import generator, named, normal_float
 
 TAIL = 0.9677083  # the paper's, of NF4
 _phi, _quantile = NormalDist().cdf, NormalDist().inv_cdf
@@ -87,7 +87,7 @@ def _look(call: Call, bits: int, tail: float) -> Finding | None:
     if not is_close(fixed, expected):
         message = "your levels do not depend on `tail`, the probability of the outermost level"
         known["tail ignored"] = fixed, message
-    return name_mistake(got, expected, known)
+    return named(got, expected, known)
 
 
 def check_levels(call: Call, seed: int, size: int) -> list[Finding]:

@@ -146,7 +146,7 @@ def _look(
         if isinstance(value, dict):
             lacking = [key for key in KEYS if key not in value]
             message += f"; missing: {', '.join(lacking)}" if lacking else "; it has more of them"
-        return Finding("not the dict", message, show(value))
+        return Finding("not the dict", message, show(value), "a dict of numbers")
     right = _right(*arguments, recipe, block, second_block)
     known = _known(right, *arguments, recipe, block, second_block)
     for key in KEYS:
