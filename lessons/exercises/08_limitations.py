@@ -103,13 +103,11 @@ gold = torch.tensor(
 
 # %% tags=["hide-input"]
 # @title The course's functions, with the same signatures
-from course_utils.evaluation.best_of_n import best_of_n as library_best_of_n
 from course_utils.evaluation.best_of_n import expected_best as library_expected_best
 
 
 def course_best_of_n(rewards):
-    rows = [[""] * rewards.shape[1] for _ in rewards]
-    return torch.tensor(library_best_of_n(rows, rewards.numpy()).chosen_index)
+    return torch.from_numpy(rewards.numpy().argmax(axis=1))  # the reward model gives no NaN
 
 
 def course_expected_best(rewards, scores, n):
