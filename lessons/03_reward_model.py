@@ -1081,6 +1081,10 @@ own
 # * Bai et al. 2022, [Training a helpful and harmless assistant with RLHF](https://arxiv.org/abs/2204.05862): how accuracy grows with data, and calibration
 # * Singhal et al. 2023, [A long way to go: investigating length correlations in RLHF](https://arxiv.org/abs/2310.03716)
 #
+# **Exercises:** [exercises/03_reward_model.ipynb](../exercises/03_reward_model.ipynb): the
+# Bradley-Terry loss, the token that the head reads, a zero and a unit for the reward, accuracy and
+# calibration, a test for a taste for length.
+#
 # **Next, lesson 04:** the number is there. How does a model learn to raise it, and what keeps it from
 # finding the places where the number is wrong?
 

@@ -81,7 +81,7 @@ from course_utils.evaluation.preferences import text_of
 from course_utils.training.reward_model import RewardModel, pad_right, sequence_classifier
 
 loss_of = check.use(bradley_terry_loss, otherwise=objectives.bradley_terry_loss)
-steps, batch = min(40, world.settings.reward.steps), 32
+steps, batch = min(32, world.settings.reward.steps), 32
 rate = world.settings.reward.learning_rate
 
 
@@ -262,7 +262,6 @@ def last_column(hidden, input_ids, mask, weight):
 
 # %%
 from course_utils.encoding import pad_left
-from course_utils.models import positions_of
 
 kept = world.reward_model()  # trained on all pairs, as `course run` does
 head = kept.head.weight[0].detach()  # (D,)
@@ -274,23 +273,23 @@ rules = {
 
 
 @torch.no_grad()
-def scores_by(rule, answers, side):
-    """Raw scores of the held-out prompts' answers, all padded with EOS on one side: (N,)."""
+def states(answers, side):
+    """Hidden states (N, T, D), ids and mask (N, T) of the held-out prompts' answers."""
     rows = kept.encode(asked, answers)
     batch = pad_left([r[:: -1 if side == "right" else 1] for r in rows], EOS)
     turn = (1,) if side == "right" else ()  # padding a mirrored row on the left: right padding
     ids = batch.input_ids.flip(turn).to(kept.device)
     mask = batch.attention_mask.flip(turn).to(kept.device)
-    hidden = kept.trunk(
-        input_ids=ids, attention_mask=mask, position_ids=positions_of(mask)
-    ).last_hidden_state  # (N, T, D)
-    return rule(hidden, ids, mask, head).cpu()
+    # Positions are counted from the first column; this model's (RoPE) mind distances only
+    return kept.trunk(input_ids=ids, attention_mask=mask).last_hidden_state, ids, mask
 
 
-rows = []
-for name, rule in rules.items():
-    for side in ("right", "left"):
-        chosen, rejected = (scores_by(rule, a, side) for a in (preferred_answers, other_answers))
+rows, yours = [], {}
+for side in ("right", "left"):
+    read = [states(answers, side) for answers in (preferred_answers, other_answers)]
+    for name, rule in rules.items():
+        chosen, rejected = (rule(*state, head).cpu() for state in read)  # (N,), (N,)
+        yours.setdefault(side, chosen)  # your function is the first of the rules
         rows.append(
             {
                 "read at": name,
@@ -299,17 +298,17 @@ for name, rule in rules.items():
                 "mean score": torch.cat([chosen, rejected]).mean().item(),
             }
         )
-        if name == "your function":
-            best = (chosen, rejected)  # padding on the left came last; both sides are equal
-table = pd.DataFrame(rows).set_index(["read at", "padding"])
+table = (
+    pd.DataFrame(rows).set_index(["read at", "padding"]).sort_index(level=0, sort_remaining=False)
+)
 table.style.format({"right on held-out pairs": "{:.1%}", "mean score": "{:+.3f}"})
 
 # %% tags=["hidden-test"]
-yours = table.loc["your function", "mean score"]
-assert abs(yours["left"] - yours["right"]) < 1e-3, "the side of the padding does not matter"
-torch.testing.assert_close(best[0], raw_scores(kept, preferred_answers), rtol=1e-3, atol=1e-3)
-trap = table.loc["last token that is not EOS", "mean score"]
-assert abs(trap["right"] - yours["right"]) > 1e-3
+for scores in yours.values():  # on whichever side the padding is
+    torch.testing.assert_close(scores, raw_scores(kept, preferred_answers), rtol=1e-3, atol=1e-3)
+mean = table["mean score"]
+assert abs(mean["last token that is not EOS", "right"] - mean["your function", "right"]) > 1e-3
+assert abs(mean["last column", "left"] - mean["last column", "right"]) > 1e-3
 
 # %% [markdown] task="why-last-token" points=2
 # **In words.** Padding with EOS and reading the last token that is not EOS raises no error. Why may
@@ -426,6 +425,8 @@ means = pd.DataFrame(
         for who in answered
     }
 )
+means["raw", "spread of SFT"] = [raw[name]["SFT"][counts].std().item() for name in three]
+means = means.sort_index(axis=1, level=0, sort_remaining=False, ascending=False)
 means.style.format("{:+.2f}").set_caption("Mean reward of whose answers, by reward model")
 
 # %% tags=["hide-input"]
@@ -786,8 +787,8 @@ if not world.tier.is_fast:
 # The long-lover's 2 points come out exactly in the same way.
 #
 # The model of the long-lover has taken over the habit itself: ten words are worth more than a point
-# of its scores, many intervals away from 0, while the honest annotator's model shows little or
-# nothing. Its units are log-odds of the choice, not gold points, so the number need not be 2.
+# of its scores, many intervals away from 0, while the honest annotator's model shows a small
+# fraction of that, and rather a taste for brevity. Its units are log-odds of the choice, not gold points, so the number need not be 2.
 #
 # With real people quality has to be replaced by something measured another way: ratings by a second
 # group with written rules, correctness checked against a reference, or pairs of one answer and its
