@@ -51,7 +51,7 @@ with quiet_libraries(progress=False):
     else:  # some seconds, once; then it is kept in runs/style-base
         pretrained, _ = styles.saved_style_base(world.run_directory("style-base"))
 
-steps, batch, held = (3, 8, 8) if fast else (32, 16, 32)
+steps, batch, held = (3, 8, 8) if fast else (30, 16, 24)
 pirate_rows = categories.task_rows("pirate", "train", steps * batch, SEED, tokenizer)
 heldout = categories.task_rows("pirate", "heldout", held, SEED, tokenizer)
 dry_rows = loop.text_rows(plain_corpus(held, seed=1), tokenizer)
@@ -64,7 +64,7 @@ def tune(model, rate, rows=pirate_rows, steps=steps, look=None):
     optimizer = torch.optim.AdamW(moving, lr=rate, weight_decay=0.0)
     seen = []
     for step, given in zip(range(steps + 1), loop.batches(rows, batch, SEED), strict=False):
-        if look and (step % max(1, steps // 8) == 0 or step == steps):
+        if look and (step % max(1, steps // 6) == 0 or step == steps):
             seen.append(look(model))
         if step < steps:
             loop.train_step(model, optimizer, given)
