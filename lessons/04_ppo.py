@@ -1338,6 +1338,9 @@ print(
 # **Next:** the closed form of section 2 can be turned round: if the best policy follows from the reward,
 # the reward follows from the policy. Then the reward model, the rollouts and this whole machine become
 # unnecessary. Lesson 05 does that: **DPO**.
+#
+# **Exercises:** [exercises/04_ppo.ipynb](../exercises/04_ppo.ipynb): three estimates of the KL, what
+# every token earns, advantages, the clipped loss, who chooses β, and which mistake made these curves.
 
 # %%
 print(f"this notebook took {time.perf_counter() - started:.0f} s on {lab.device}")
