@@ -19,9 +19,11 @@ from typing import Any, TypeVar
 from course_utils.errors import CourseError
 from course_utils.grading.call import LocalCall
 from course_utils.grading.checks import Result, Task, run_task, tasks
+from course_utils.grading.finding import Finding
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+_RIGHT = Finding("right", "")
 _passed: list[Callable[..., Any]] = []  # the very functions that passed, in this kernel
 _STATES = {"passed": "20,150,130", "not yet": "235,125,20", "not written yet": "120,120,130"}
 
@@ -49,8 +51,8 @@ class Verdict:
     def state(self) -> str:
         if self.passed:
             return "passed"
-        blank = any(f.mistake == "blank" for r in self.results for f in r.findings)
-        return "not written yet" if blank else "not yet"
+        names = {f.mistake for r in self.results for f in r.findings or (_RIGHT,)}
+        return "not written yet" if names <= {"blank", "not looked at"} else "not yet"
 
     def __repr__(self) -> str:
         lines = [f"{self.task.name}: {self.state} ({self.points:g} of {self.task.points:g} points)"]

@@ -37,6 +37,8 @@ def show(value: Any) -> str:
         return f"a {value.type}"
     if isinstance(value, Tensor):
         dtype = str(value.dtype).removeprefix("torch.")
+        if 1 < value.numel() <= 4 and value.dim() == 1 and not value.is_complex():
+            return "[" + ", ".join(f"{v:.6g}" for v in value.tolist()) + f"] ({dtype})"
         if value.numel() == 1 and not value.is_complex():
             return f"{value.item():.6g}" + (
                 "" if value.dim() == 0 else f" of shape {_shape(value)}"

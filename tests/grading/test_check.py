@@ -1,6 +1,7 @@
 """The student's side: check.task(f), check.use(f), `course check`, and what nbgrader would see."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -29,12 +30,32 @@ def blank(*args, **kwargs):
     raise NotImplementedError("your code here")
 
 
+def torch_says_so(*args, **kwargs):
+    raise NotImplementedError('"svd" not implemented for BFloat16')
+
+
+def test_what_is_written_already_is_shown_beside_what_is_not(known):
+    def half(logits, ids, mask, reduction="mean"):
+        if reduction == "sum" or logits.abs().max() > 100:
+            raise NotImplementedError("your code here")
+        return function(known.solution)(logits, ids, mask)
+
+    results = check.masked_sft_loss(half).results
+    assert [r.findings[0].mistake for r in results] == ["blank", "not looked at", "not looked at"]
+    right = check.Verdict(TASK, (results[0], results[1], replace(results[2], findings=())))
+    assert right.state == "not yet"
+    assert "✓" in repr(right)
+
+
 def test_the_three_states_in_text_and_html(known):
     passed = check.masked_sft_loss(function(known.solution))
     assert passed.passed
     assert repr(passed).startswith("masked-sft-loss: passed (4 of 4 points)")
     empty = check.masked_sft_loss(blank)
     assert repr(empty) == "masked-sft-loss: not written yet (0 of 4 points)"
+    unfinished = check.masked_sft_loss(torch_says_so)
+    assert unfinished.state == "not yet"
+    assert "not implemented for" in repr(unfinished)
     wrong = check.masked_sft_loss(function(mutated(TASK, known.solution, known.mutants[2])))
     assert wrong.state == "not yet"
     assert "the prompt's tokens" in repr(wrong)
