@@ -587,7 +587,8 @@ display(figure.update_xaxes(tickformat=".0%").update_yaxes(tickformat=".0%"))
 figure = plots.figure("Your calibration error", x="factor on all margins", y="error", height=280)
 for name, values in errors.items():
     plots.line(figure, factors, values, name, tones[name])
-display(figure.update_xaxes(type="log", dtick=1).update_yaxes(rangemode="tozero"))
+places = {"tickvals": [1 / 8, 1 / 4, 1 / 2, 1, 2, 4], "ticktext": ["⅛", "¼", "½", "1", "2", "4"]}
+display(figure.update_xaxes(type="log", **places).update_yaxes(rangemode="tozero"))
 chance = [
     error(d, (torch.rand(len(d)) < d.sigmoid()).long()).item()
     for d in [margins["no margin"]]
