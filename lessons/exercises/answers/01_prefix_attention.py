@@ -48,6 +48,8 @@ MUTANTS = (
     Mutant("square causal mask", _SEEN,
            "seen = torch.ones(T, N + T).tril().bool() & F.pad(mask.bool()[:, None, None], (N, 0),"
            " value=True)", "prefix masked causally"),
+    Mutant("is_causal", _RESULT, "return F.scaled_dot_product_attention(q, keys, values, "
+           "is_causal=True)", "is_causal"),
     Mutant("future", "causal & mask", "torch.ones_like(causal) & mask", "not causal"),
     Mutant("padding seen", "causal & mask.bool()[:, None, None]", "causal.expand(B, 1, T, T)",
            "no padding mask"),

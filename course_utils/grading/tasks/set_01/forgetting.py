@@ -17,8 +17,7 @@ from torch import Tensor
 
 from course_utils.grading.call import Call, Outcome
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, is_close, name_mistake, show, wrong_type
-from course_utils.grading.tasks.set_01._inputs import changed
+from course_utils.grading.finding import Finding, changed, is_close, name_mistake, show, wrong_type
 
 NAMES = ("before", "after", "mask")
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from course_utils.grading.call import Call, Failed
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, is_close, name_mistake, show, wrong_type
-from course_utils.grading.tasks.set_01._inputs import changed, is_near
+from course_utils.grading.finding import Finding, changed, is_close, name_mistake, show, wrong_type
+from course_utils.grading.tasks.set_01._inputs import is_near
 
 NAMES = ("h", "W_down", "b_down", "W_up", "b_up")
 Weights = tuple[Tensor, Tensor, Tensor, Tensor]

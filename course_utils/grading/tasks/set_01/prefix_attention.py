@@ -12,8 +12,8 @@ from torch import Tensor
 
 from course_utils.grading.call import Call, Failed
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, is_close, name_mistake, show, wrong_type
-from course_utils.grading.tasks.set_01._inputs import changed, is_near
+from course_utils.grading.finding import Finding, changed, is_close, name_mistake, show, wrong_type
+from course_utils.grading.tasks.set_01._inputs import is_near
 
 NAMES = ("q", "k", "v", "prefix_k", "prefix_v", "mask")
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -89,7 +89,8 @@ def _known(given: Inputs) -> dict[str, tuple[Tensor, str]]:
     def scaled(scale: float) -> Tensor:
         return _mixed(_softmax(_scores(q, k, prefix_k, scale), seen), v, prefix_v)
 
-    top_left = torch.ones(T, N + T, dtype=torch.bool).tril() & _widened(real, N)
+    square = torch.ones(T, N + T, dtype=torch.bool).tril().expand(len(mask), -1, -1)
+    top_left = square & _widened(real, N)
     strict = text & ~torch.eye(T, dtype=torch.bool)
     no_prefix = torch.cat([torch.zeros_like(seen[..., :N]), text], dim=2)
     only_prefix = torch.cat([torch.ones_like(seen[..., :N]), torch.zeros_like(text)], dim=2)
@@ -100,6 +101,9 @@ def _known(given: Inputs) -> dict[str, tuple[Tensor, str]]:
         "prefix masked causally": (over(top_left), "the causal mask counts the prefix as text, so "
                                    "early queries see only its beginning; every query sees all N, "
                                    "and the text's columns start at N"),
+        "is_causal": (over(square), "padding is seen, and the causal mask counts the prefix as "
+                      "text, as `is_causal=True` does: build the mask yourself, the text's columns "
+                      "from N on"),
         "not causal": (over(_widened(real, N)), "queries see the tokens after them: the causal "
                        "mask is missing"),
         "no padding mask": (over(_widened(_causal(torch.ones_like(mask)), N)), "padding is seen as "
