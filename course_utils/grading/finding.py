@@ -1,5 +1,6 @@
 """What a check has to say about a student's function, and comparisons that no reply can upset."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,33 @@ def is_close(got: Tensor, expected: Tensor, rtol: float = 1e-4, atol: float = 1e
     if got.shape != expected.shape:
         return False
     return torch.allclose(got.double(), expected.double(), rtol=rtol, atol=atol)
+
+
+def same(a: Any, b: Any) -> bool:
+    """The same plain value, through lists and dicts; tensors with dtype, and NaN equal to NaN."""
+    if isinstance(a, Tensor):
+        alike = isinstance(b, Tensor) and a.shape == b.shape and a.dtype == b.dtype
+        return alike and torch.equal(a.nan_to_num(), b.nan_to_num()) and _same_nans(a, b)
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+def _same_nans(a: Tensor, b: Tensor) -> bool:
+    return torch.equal(a.isnan(), b.isnan()) if a.dtype.is_floating_point else True
+
+
+def changed(names: Sequence[str], before: Sequence[Any], after: Sequence[Any]) -> Finding | None:
+    """A finding that names the first argument that is no longer what it was."""
+    for name, old, new in zip(names, before, after, strict=False):
+        if not same(old, new):
+            message = f"your function changes its argument {name!r}; the caller still needs it"
+            return Finding("in place", message)
+    return None
 
 
 def show(value: Any) -> str:

@@ -1,13 +1,11 @@
 """What the tasks of set 02 share: rows of tokens, and readers of what a student returned."""
 
 import random
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from course_utils.grading.call import Outcome
 from course_utils.grading.finding import Finding, show
 
 Row = dict[str, list[int]]  # {input_ids, labels}, equally long
@@ -92,25 +90,3 @@ def numbers(tensor: Tensor) -> str:
     """The numbers of a small tensor, at most 120 characters."""
     text = str(tensor.long().tolist())
     return text if len(text) <= 120 else text[:117] + "..."
-
-
-def changed(before: Sequence[Any], outcome: Outcome, names: Sequence[str]) -> Finding | None:
-    """A finding if an argument (plain lists and dicts of numbers) is not as it was before."""
-    for name, was, now in zip(names, before, outcome.arguments, strict=False):
-        if not _equal(was, now):
-            message = (
-                f"your function changes its argument {name!r}; whoever called it still needs it"
-            )
-            return Finding("in place", message)
-    return None
-
-
-def _equal(a: Any, b: Any) -> bool:
-    """Whether plain values are equal; `b` may hold anything, such as a tensor in a list's place."""
-    if type(a) is not type(b):
-        return False
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(_equal, a, b))
-    return bool(a == b)

@@ -13,15 +13,8 @@ from torch import Tensor
 
 from course_utils.grading.call import Call
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, show
-from course_utils.grading.tasks.set_02._inputs import (
-    IGNORED,
-    Row,
-    changed,
-    fields,
-    name_exactly,
-    rows,
-)
+from course_utils.grading.finding import Finding, changed, show
+from course_utils.grading.tasks.set_02._inputs import IGNORED, Row, fields, name_exactly, rows
 
 NAMES = ("input_ids", "attention_mask", "labels")
 Known = dict[str, tuple[Tensor, str]]
@@ -112,7 +105,7 @@ def _compare(call: Call, given: list[Row], pad: int, side: str | None) -> list[F
     found = [name_exactly(n, outcome.value[n], expected[n], known[n]) for n in NAMES]
     said = "your function changes the rows that it is given: at the next pass over the data they " \
            "come filled already"  # fmt: skip
-    if changed((given,), outcome, ("rows",)):
+    if changed(("rows",), (given,), outcome.arguments):
         found.append(Finding("in place", said, show(outcome.arguments[0][:1]), show(given[:1])))
     return [finding for finding in found if finding]
 

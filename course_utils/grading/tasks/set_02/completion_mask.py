@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from course_utils.grading.call import Call
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, show
-from course_utils.grading.tasks.set_02._inputs import bits, changed
+from course_utils.grading.finding import Finding, changed, show
+from course_utils.grading.tasks.set_02._inputs import bits
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def _compare(
                 return Finding(mistake, message, show(got), show(expected))
         where = f" {_wrong_places(tokens, got, expected)}" if tokens else ""
         return Finding("something else", otherwise + where, show(got), show(expected))
-    return changed((ids, chat.headers, chat.end), outcome, ("ids", "headers", "end"))
+    return changed(("ids", "headers", "end"), (ids, chat.headers, chat.end), outcome.arguments)
 
 
 def check_mask(call: Call, seed: int, size: int) -> list[Finding]:

@@ -14,15 +14,8 @@ from torch import Tensor
 
 from course_utils.grading.call import Call, Failed
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, show
-from course_utils.grading.tasks.set_02._inputs import (
-    IGNORED,
-    Row,
-    changed,
-    fields,
-    name_exactly,
-    rows,
-)
+from course_utils.grading.finding import Finding, changed, show
+from course_utils.grading.tasks.set_02._inputs import IGNORED, Row, fields, name_exactly, rows
 
 Known = dict[str, tuple[Tensor, str]]
 
@@ -156,7 +149,7 @@ def check_row(call: Call, seed: int, size: int) -> list[Finding]:
     found = [
         name_exactly("position_ids", places, right["position_ids"], known),
         *_labels(got["labels"], examples, width, pad),
-        changed((examples,), outcome, ("rows",)),
+        changed(("rows",), (examples,), outcome.arguments),
     ]
     return [finding for finding in found if finding]
 

@@ -5,9 +5,6 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from course_utils.grading.call import Outcome
-from course_utils.grading.finding import Finding
-
 
 def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
@@ -24,12 +21,3 @@ def told_apart(expected: Tensor, known: dict[str, tuple[Tensor, str]]) -> bool:
     right, size = float(expected), abs(float(expected))
     apart = all(b - a > 5e-3 * size for a, b in pairwise(values))
     return apart and all(abs(value - right) > 0.01 * size for value in values)
-
-
-def changed(outcome: Outcome, given: dict[str, Tensor]) -> Finding | None:
-    """A finding if the function changed one of its first arguments, `given` by name in order."""
-    for (name, before), after in zip(given.items(), outcome.arguments, strict=False):
-        if not isinstance(after, Tensor) or not torch.equal(before, after):
-            message = f"your function changes its argument {name!r}: the caller still needs it"
-            return Finding("in place", message)
-    return None

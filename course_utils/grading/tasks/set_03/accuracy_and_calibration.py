@@ -11,8 +11,8 @@ from torch import Tensor
 
 from course_utils.grading.call import Call
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, is_close, name_mistake, show, wrong_type
-from course_utils.grading.tasks.set_03._inputs import changed, generator, told_apart, uniform
+from course_utils.grading.finding import Finding, changed, is_close, name_mistake, show, wrong_type
+from course_utils.grading.tasks.set_03._inputs import generator, told_apart, uniform
 
 
 def _pairs(seed: int, size: int) -> tuple[Tensor, Tensor, int, int, int]:
@@ -55,7 +55,7 @@ def check_accuracy(call: Call, seed: int, size: int) -> list[Finding]:
     expected = share(right + ties / 2)
     outcome = call(chosen, rejected)
     fault = wrong_type(outcome.value, ()) or name_mistake(outcome.value, expected, known)
-    fault = fault or changed(outcome, {"chosen": chosen, "rejected": rejected})
+    fault = fault or changed(("chosen", "rejected"), (chosen, rejected), outcome.arguments)
     if fault:
         return [fault]
     got = call(chosen + 200, rejected + 200).value
@@ -178,7 +178,7 @@ def check_calibration(call: Call, seed: int, size: int) -> list[Finding]:
         fault = wrong_type(outcome.value, ()) or name_mistake(
             outcome.value, _ece(margins, preferred, bins), _known(margins, preferred, bins)
         )
-        fault = fault or changed(outcome, {"margins": margins, "preferred": preferred})
+        fault = fault or changed(("margins", "preferred"), (margins, preferred), outcome.arguments)
         if fault:
             return [fault]
     return []

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from course_utils.grading.call import Call
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, is_close, name_mistake, show, wrong_type
-from course_utils.grading.tasks.set_03._inputs import changed, generator, uniform
+from course_utils.grading.finding import Finding, changed, is_close, name_mistake, show, wrong_type
+from course_utils.grading.tasks.set_03._inputs import generator, uniform
 
 
 def _inputs(seed: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -83,7 +83,9 @@ def check_value(call: Call, seed: int, size: int) -> list[Finding]:
     fault = wrong_type(outcome.value, ()) or name_mistake(
         outcome.value, _loss(difference - margin).mean(), known
     )
-    fault = fault or changed(outcome, {"chosen": chosen, "rejected": rejected, "margin": margin})
+    fault = fault or changed(
+        ("chosen", "rejected", "margin"), (chosen, rejected, margin), outcome.arguments
+    )
     return [fault] if fault else []
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from course_utils.grading.call import Call
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, is_close, name_mistake, show, wrong_type
-from course_utils.grading.tasks.set_03._inputs import changed, generator
+from course_utils.grading.finding import Finding, changed, is_close, name_mistake, show, wrong_type
+from course_utils.grading.tasks.set_03._inputs import generator
 
 EOS = 2  # ends the prompt's turn and (if it was not cut) the answer; fills the padding too
 Spans = list[tuple[int, int]]  # of real tokens: first, last
@@ -102,7 +102,11 @@ def check_value(call: Call, seed: int, size: int) -> list[Finding]:
     fault = (
         wrong_type(outcome.value, tuple(expected.shape))
         or name_mistake(outcome.value, expected, known)
-        or changed(outcome, {"hidden": hidden, "input_ids": ids, "mask": mask, "weight": weight})
+        or changed(
+            ("hidden", "input_ids", "mask", "weight"),
+            (hidden, ids, mask, weight),
+            outcome.arguments,
+        )
     )
     return [fault] if fault else []
 

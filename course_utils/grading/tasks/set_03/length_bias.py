@@ -12,8 +12,8 @@ from torch import Tensor
 
 from course_utils.grading.call import Call
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, is_close, name_mistake, show, wrong_type
-from course_utils.grading.tasks.set_03._inputs import changed, generator, told_apart, uniform
+from course_utils.grading.finding import Finding, changed, is_close, name_mistake, show, wrong_type
+from course_utils.grading.tasks.set_03._inputs import generator, told_apart, uniform
 
 
 def _pairs(seed: int, size: int) -> tuple[Tensor, Tensor]:
@@ -97,7 +97,7 @@ def check_value(call: Call, seed: int, size: int) -> list[Finding]:
         outcome.value, expected, _known(margins, lengths, quality), rtol=5e-4
     )
     given = {"margins": margins, "lengths": lengths, "quality": quality}
-    fault = fault or changed(outcome, given)
+    fault = fault or changed(tuple(given), tuple(given.values()), outcome.arguments)
     return [fault] if fault else []
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from course_utils.grading.call import Call
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, is_close, name_mistake, show, wrong_type
-from course_utils.grading.tasks.set_03._inputs import changed, generator, uniform
+from course_utils.grading.finding import Finding, changed, is_close, name_mistake, show, wrong_type
+from course_utils.grading.tasks.set_03._inputs import generator, uniform
 
 
 def _inputs(seed: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -94,7 +94,7 @@ def check_value(call: Call, seed: int, size: int) -> list[Finding]:
         fault = wrong_type(outcome.value, tuple(expected.shape)) or name_mistake(
             outcome.value, expected, known
         )
-        fault = fault or changed(outcome, {"rewards": rewards, "reference": reference})
+        fault = fault or changed(("rewards", "reference"), (rewards, reference), outcome.arguments)
         if fault:
             return [fault]
     table = torch.stack([rewards, rewards.flip(0)])  # (2, M)

@@ -4,14 +4,14 @@ A loss of this set is `f(chosen, rejected, ref_chosen, ref_rejected, …) -> ()`
 log π(y_l|x) and the same two under the reference, each (B,).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from course_utils.grading.call import Call, Outcome
+from course_utils.grading.call import Call
 from course_utils.grading.finding import Finding, is_close, name_mistake, show, wrong_type
 
 NAMES = ("chosen", "rejected", "ref_chosen", "ref_rejected")
@@ -75,16 +75,6 @@ def mistake_in_rows(got: Any, expected: Tensor, known: Known) -> Finding | None:
         return fault
     fault = name_mistake(got, expected, known)
     return fault and replace(fault, got=numbers(got), expected=numbers(expected))
-
-
-def changed_in_place(
-    tensors: Sequence[Tensor], outcome: Outcome, names: Sequence[str] = NAMES
-) -> Finding | None:
-    """A finding where the function wrote into one of its first arguments."""
-    for name, before, after in zip(names, tensors, outcome.arguments, strict=False):
-        if not isinstance(after, Tensor) or not torch.equal(before, after):
-            return Finding("in place", f"your function changes its argument {name!r}")
-    return None
 
 
 def check_loss_gradient(

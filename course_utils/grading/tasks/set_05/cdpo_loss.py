@@ -11,12 +11,12 @@ from torch import Tensor
 
 from course_utils.grading.call import Call
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, is_close, name_mistake, show, wrong_type
+from course_utils.grading.finding import Finding, changed, is_close, name_mistake, show, wrong_type
 from course_utils.grading.tasks.set_05._inputs import (
+    NAMES,
     Four,
     Known,
     at_margins,
-    changed_in_place,
     check_loss_gradient,
     difference,
     four_logprobs,
@@ -79,7 +79,7 @@ def check_value(call: Call, seed: int, size: int) -> list[Finding]:
     fault = fault or name_mistake(
         outcome.value, _losses(u, epsilon).mean(), _known(four, beta, epsilon)
     )
-    fault = fault or changed_in_place(four, outcome)
+    fault = fault or changed(NAMES, four, outcome.arguments)
     if fault:
         return [fault]
     got, expected = call(*four, beta).value, softplus(-u).mean()

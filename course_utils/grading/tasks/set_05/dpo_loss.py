@@ -11,12 +11,12 @@ from torch import Tensor
 
 from course_utils.grading.call import Call
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, is_close, name_mistake, show, wrong_type
+from course_utils.grading.finding import Finding, changed, is_close, name_mistake, show, wrong_type
 from course_utils.grading.tasks.set_05._inputs import (
+    NAMES,
     Four,
     Known,
     at_margins,
-    changed_in_place,
     check_loss_gradient,
     difference,
     four_logprobs,
@@ -68,7 +68,7 @@ def check_value(call: Call, seed: int, size: int) -> list[Finding]:
     expected = _loss(beta * difference(four))
     fault = wrong_type(outcome.value, ())
     fault = fault or name_mistake(outcome.value, expected, _known(four, beta))
-    fault = fault or changed_in_place(four, outcome)
+    fault = fault or changed(NAMES, four, outcome.arguments)
     if fault:
         return [fault]
     expected = _loss(0.1 * difference(four))

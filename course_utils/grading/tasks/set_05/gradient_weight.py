@@ -12,12 +12,12 @@ from torch import Tensor
 
 from course_utils.grading.call import Call
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, is_close, show
+from course_utils.grading.finding import Finding, changed, is_close, show
 from course_utils.grading.tasks.set_05._inputs import (
+    NAMES,
     Four,
     Known,
     at_margins,
-    changed_in_place,
     difference,
     four_logprobs,
     mistake_in_rows,
@@ -70,7 +70,7 @@ def check_weight(call: Call, seed: int, size: int) -> list[Finding]:
     outcome = call(*four, beta)
     expected = _weight(beta * difference(four))
     fault = mistake_in_rows(outcome.value, expected, _known(four, beta))
-    fault = fault or changed_in_place(four, outcome)
+    fault = fault or changed(NAMES, four, outcome.arguments)
     return [fault] if fault else []
 
 
@@ -120,7 +120,7 @@ def check_gradients(call: Call, seed: int, size: int) -> list[Finding]:
         fault = mistake_in_rows(got, expected, known)
         if fault:
             return [fault]
-    fault = changed_in_place(four, outcome)
+    fault = changed(NAMES, four, outcome.arguments)
     return [fault] if fault else []
 
 

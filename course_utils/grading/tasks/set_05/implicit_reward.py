@@ -14,13 +14,8 @@ from torch import Tensor
 
 from course_utils.grading.call import Call
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, name_mistake, show, wrong_type
-from course_utils.grading.tasks.set_05._inputs import (
-    Known,
-    changed_in_place,
-    four_logprobs,
-    mistake_in_rows,
-)
+from course_utils.grading.finding import Finding, changed, name_mistake, show, wrong_type
+from course_utils.grading.tasks.set_05._inputs import Known, four_logprobs, mistake_in_rows
 
 
 def check_reward(call: Call, seed: int, size: int) -> list[Finding]:
@@ -46,7 +41,7 @@ def check_reward(call: Call, seed: int, size: int) -> list[Finding]:
         }  # fmt: skip
         outcome = call(ours, reference, beta)
         fault = mistake_in_rows(outcome.value, beta * (a - b), known)
-        fault = fault or changed_in_place((ours, reference), outcome, ("logprobs", "ref_logprobs"))
+        fault = fault or changed(("logprobs", "ref_logprobs"), (ours, reference), outcome.arguments)
         if fault:
             return [fault]
     return []
@@ -90,7 +85,7 @@ def _judge(call: Call, key: str, inputs: tuple[Tensor, Tensor], known: Known) ->
         return got
     mistakes = {name: value for name, value in known.items() if name}
     fault = name_mistake(got, known[""][0], mistakes)
-    return fault or changed_in_place(inputs, outcome, ("chosen_rewards", "rejected_rewards"))
+    return fault or changed(("chosen_rewards", "rejected_rewards"), inputs, outcome.arguments)
 
 
 def _accuracies(chosen: Tensor, rejected: Tensor) -> Known:

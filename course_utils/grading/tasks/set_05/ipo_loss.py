@@ -11,12 +11,12 @@ from torch import Tensor
 
 from course_utils.grading.call import Call
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, is_close, name_mistake, show, wrong_type
+from course_utils.grading.finding import Finding, changed, is_close, name_mistake, show, wrong_type
 from course_utils.grading.tasks.set_05._inputs import (
+    NAMES,
     Four,
     Known,
     at_margins,
-    changed_in_place,
     check_loss_gradient,
     difference,
     four_logprobs,
@@ -81,7 +81,7 @@ def check_value(call: Call, seed: int, size: int) -> list[Finding]:
     outcome = call(*four, beta)
     fault = wrong_type(outcome.value, ())
     fault = fault or name_mistake(outcome.value, _loss(difference(four), beta), _known(four, beta))
-    fault = fault or changed_in_place(four, outcome)
+    fault = fault or changed(NAMES, four, outcome.arguments)
     if fault:
         return [fault]
     for margins in ([2.0, 2.0], [100.0 + size], [-1000.0, 1000.0]):

@@ -11,13 +11,8 @@ from torch import Tensor
 
 from course_utils.grading.call import Call
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, is_close, show
-from course_utils.grading.tasks.set_05._inputs import (
-    Known,
-    changed_in_place,
-    mistake_in_rows,
-    numbers,
-)
+from course_utils.grading.finding import Finding, changed, is_close, show
+from course_utils.grading.tasks.set_05._inputs import Known, mistake_in_rows, numbers
 
 Batch = tuple[Tensor, Tensor, Tensor]
 
@@ -115,7 +110,7 @@ def check_value(call: Call, seed: int, size: int) -> list[Finding]:
     fault = mistake_in_rows(outcome.value, total, _known(*batch))
     if fault:
         return [fault]
-    fault = changed_in_place(batch, outcome, ("logits", "input_ids", "mask"))
+    fault = changed(("logits", "input_ids", "mask"), batch, outcome.arguments)
     if fault:
         return [fault]
     mean = call(*batch, reduction="mean").value

@@ -1,6 +1,5 @@
 """What the tasks of set 06 share: draws from a seed, a LoRA to look at, and wary comparisons."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -47,21 +46,6 @@ def tried(mistake: str, message: str, function: Any, *args: Any, **kwargs: Any) 
             raise
         return Finding(mistake, f"{message} ({failure.message[:150]})")
     return outcome
-
-
-def changed(names: Sequence[str], before: Sequence[Any], after: Sequence[Any]) -> Finding | None:
-    """A finding that names the first argument that is no longer what it was."""
-    for name, old, new in zip(names, before, after, strict=True):
-        olds, news = (old, new) if isinstance(old, list) else ([old], [new])
-        if not isinstance(news, list) or not all(map(_same, olds, news)):
-            return Finding("in place", f"your function changes its argument {name!r}")
-    return None
-
-
-def _same(old: Any, new: Any) -> bool:
-    if isinstance(old, Tensor):
-        return isinstance(new, Tensor) and new.dtype == old.dtype and torch.equal(old, new)
-    return True  # numbers and strings cannot be changed
 
 
 def whole_number(value: Any) -> int | None:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from course_utils.grading.call import Call
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, is_close, name_mistake, show, wrong_type
-from course_utils.grading.tasks.set_06._inputs import changed, lora_inputs, tried
+from course_utils.grading.finding import Finding, changed, is_close, name_mistake, show, wrong_type
+from course_utils.grading.tasks.set_06._inputs import lora_inputs, tried
 
 NAMES = ("x", "W", "bias", "A", "B")
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from course_utils.grading.call import Call
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, is_close, name_mistake, wrong_type
-from course_utils.grading.tasks.set_06._inputs import Draw, changed
+from course_utils.grading.finding import Finding, changed, is_close, name_mistake, wrong_type
+from course_utils.grading.tasks.set_06._inputs import Draw
 
 Known = dict[str, tuple[Tensor, str]]
 

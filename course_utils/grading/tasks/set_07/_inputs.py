@@ -1,7 +1,6 @@
 """Set 07: inputs drawn from the seed, and slow references in float64."""
 
 import math
-from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Any
 
@@ -128,14 +127,6 @@ def named(
     at = f" at {list(place)}" if place else ""
     shown = f"{float(got[place]):.5g}{at}", f"{float(expected[place]):.5g}"
     return Finding(fault.mistake, where + fault.message, *shown)
-
-
-def changed(before: Sequence[Any], after: Sequence[Any], names: Sequence[str]) -> Finding | None:
-    """A finding if the function changed a tensor that it was given."""
-    for name, old, new in zip(names, before, after, strict=False):
-        if isinstance(old, Tensor) and not (isinstance(new, Tensor) and torch.equal(old, new)):
-            return Finding("in place", f"your function changes its argument {name!r}")
-    return None
 
 
 def pieces(value: Any, count: int, what: str) -> Finding | None:

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from course_utils.grading.call import Call, Failed
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, is_close, name_mistake, show
+from course_utils.grading.finding import Finding, changed, is_close, name_mistake, show
 from course_utils.grading.tasks.set_07._inputs import (
-    changed,
     fits,
     float_of,
     generator,
@@ -153,7 +152,7 @@ def check_codes(call: Call, seed: int, size: int) -> list[Finding]:
     if fault:
         return [fault]
     fault = _wrong_codes(codes, x, levels, block, expected)
-    fault = fault or changed((x, levels), outcome.arguments, ("x", "levels"))
+    fault = fault or changed(("x", "levels"), (x, levels), outcome.arguments)
     return [fault] if fault else []
 
 

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from course_utils.grading.call import Call
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, name_mistake, show, wrong_type
+from course_utils.grading.finding import Finding, changed, name_mistake, show, wrong_type
 from course_utils.grading.tasks.set_07._inputs import (
-    changed,
     fits,
     float_of,
     generator,
@@ -96,7 +95,7 @@ def check_second_level(call: Call, seed: int, size: int) -> list[Finding]:
     if fault:
         return [fault]
     fault = _wrong_codes(codes, scales, levels, block)
-    fault = fault or changed((scales, levels), outcome.arguments, ("scales", "levels"))
+    fault = fault or changed(("scales", "levels"), (scales, levels), outcome.arguments)
     return [fault] if fault else []
 
 

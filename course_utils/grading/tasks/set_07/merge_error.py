@@ -13,9 +13,8 @@ from torch import Tensor
 
 from course_utils.grading.call import Call
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, is_close, name_mistake, show, wrong_type
+from course_utils.grading.finding import Finding, changed, is_close, name_mistake, show, wrong_type
 from course_utils.grading.tasks.set_07._inputs import (
-    changed,
     generator,
     named,
     near_border,
@@ -118,7 +117,7 @@ def check_merge(call: Call, seed: int, size: int) -> list[Finding]:
         if fault:
             message = f'how="{how}": {fault.message}'
             return [Finding(fault.mistake, message, fault.got, fault.expected)]
-        fault = changed(arguments[:3], outcome.arguments, ("weight", "A", "B"))
+        fault = changed(("weight", "A", "B"), arguments[:3], outcome.arguments)
         if fault:
             return [fault]
     return []

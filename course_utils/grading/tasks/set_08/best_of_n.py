@@ -14,8 +14,8 @@ from torch import Tensor
 
 from course_utils.grading.call import Call
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, name_mistake, show
-from course_utils.grading.tasks.set_08._inputs import as_number, attempt, changed, not_a_number
+from course_utils.grading.finding import Finding, changed, name_mistake, show
+from course_utils.grading.tasks.set_08._inputs import as_number, attempt, not_a_number
 
 _INF, _NAN = math.inf, math.nan
 
@@ -90,7 +90,9 @@ def check_choice(call: Call, seed: int, size: int) -> list[Finding]:
                         "one position for all prompts; each prompt has its own best answer"),
     }  # fmt: skip
     outcome = call(rewards)
-    fault = _named(outcome.value, rewards, known) or changed(("rewards",), (rewards,), outcome)
+    fault = _named(outcome.value, rewards, known) or changed(
+        ("rewards",), (rewards,), outcome.arguments
+    )
     if fault:
         return [fault]
     wide = rewards.repeat(1, 2).t().contiguous().t()[:, ::2] * 1e4  # not contiguous, large
@@ -130,7 +132,7 @@ def check_unusual(call: Call, seed: int, size: int) -> list[Finding]:
     outcome = attempt(call, "unusual", message, rows)
     if isinstance(outcome, Finding):
         return [outcome]
-    fault = _named(outcome.value, rows, known) or changed(("rewards",), (rows,), outcome)
+    fault = _named(outcome.value, rows, known) or changed(("rewards",), (rows,), outcome.arguments)
     return [fault] if fault else []
 
 

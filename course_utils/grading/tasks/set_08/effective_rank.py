@@ -13,8 +13,8 @@ from torch import Tensor
 
 from course_utils.grading.call import Call, Outcome
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, is_close, name_mistake, show
-from course_utils.grading.tasks.set_08._inputs import as_number, attempt, changed, not_a_number
+from course_utils.grading.finding import Finding, changed, is_close, name_mistake, show
+from course_utils.grading.tasks.set_08._inputs import as_number, attempt, not_a_number
 
 Known = dict[str, tuple[Tensor, str]]
 
@@ -117,7 +117,7 @@ def check_effective(call: Call, seed: int, size: int) -> list[Finding]:
     for matrix in (W, W.t()):
         outcome = call(matrix)
         fault = _judge(outcome, "effective_rank", _effective(sigma), _known_effective(sigma))
-        fault = fault or changed(("W",), (matrix,), outcome)
+        fault = fault or changed(("W",), (matrix,), outcome.arguments)
         if fault:
             return [fault]
     return []
@@ -129,7 +129,7 @@ def check_stable(call: Call, seed: int, size: int) -> list[Finding]:
         outcome = call.second(matrix)
         known = _known_stable(sigma, matrix)
         fault = _judge(outcome, "stable_rank", _stable(sigma), known)
-        fault = fault or changed(("W",), (matrix,), outcome)
+        fault = fault or changed(("W",), (matrix,), outcome.arguments)
         if fault:
             return [fault]
     return []

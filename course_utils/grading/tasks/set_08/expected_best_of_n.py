@@ -16,8 +16,8 @@ from torch import Tensor
 
 from course_utils.grading.call import Call
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, is_close, wrong_type
-from course_utils.grading.tasks.set_08._inputs import attempt, changed, first, name_values
+from course_utils.grading.finding import Finding, changed, is_close, wrong_type
+from course_utils.grading.tasks.set_08._inputs import attempt, first, name_values
 
 
 def _inputs(seed: int, size: int) -> tuple[Tensor, Tensor]:
@@ -100,7 +100,7 @@ def check_value(call: Call, seed: int, size: int) -> list[Finding]:
         fault = (
             wrong_type(outcome.value, (P,))
             or name_values(outcome.value, expected, _known(rewards, scores, n))
-            or changed(("rewards", "scores"), (rewards, scores), outcome)
+            or changed(("rewards", "scores"), (rewards, scores), outcome.arguments)
         )
         if fault:
             return [fault]

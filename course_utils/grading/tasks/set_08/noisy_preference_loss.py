@@ -16,11 +16,10 @@ from torch import Tensor
 
 from course_utils.grading.call import Call
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, is_close, name_mistake, show, wrong_type
+from course_utils.grading.finding import Finding, changed, is_close, name_mistake, show, wrong_type
 from course_utils.grading.tasks.set_08._inputs import (
     as_number,
     attempt,
-    changed,
     first,
     name_values,
     not_a_number,
@@ -88,7 +87,7 @@ def check_value(call: Call, seed: int, size: int) -> list[Finding]:
     fault = (
         wrong_type(outcome.value, tuple(h.shape))
         or name_values(outcome.value, _cdpo(h, beta, eps), _known(h, beta, eps))
-        or changed(("h",), (h,), outcome)
+        or changed(("h",), (h,), outcome.arguments)
     )
     if fault:
         return [fault]

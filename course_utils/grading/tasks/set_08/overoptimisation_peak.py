@@ -15,8 +15,8 @@ from torch import Tensor
 
 from course_utils.grading.call import Call, Outcome
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, is_close, name_mistake, show
-from course_utils.grading.tasks.set_08._inputs import as_number, attempt, changed
+from course_utils.grading.finding import Finding, changed, is_close, name_mistake, show
+from course_utils.grading.tasks.set_08._inputs import as_number, attempt
 
 Known = dict[str, tuple[Tensor, str]]
 
@@ -129,7 +129,7 @@ def check_fit(call: Call, seed: int, size: int) -> list[Finding]:
     ones = torch.ones_like(kl)
     outcome = call(kl, gold)
     fault = _wrong_fit(outcome, _fit(kl.double().sqrt(), gold, ones), _known(kl, gold, ones))
-    fault = fault or changed(("kl", "gold"), (kl, gold), outcome)
+    fault = fault or changed(("kl", "gold"), (kl, gold), outcome.arguments)
     return [fault] if fault else []
 
 
@@ -157,7 +157,7 @@ def check_weights(call: Call, seed: int, size: int) -> list[Finding]:
             return [fault]
     outcome = call(kl, gold, weights=weights)
     fault = _wrong_fit(outcome, _fit(d, gold, weights), known)
-    fault = fault or changed(("kl", "gold"), (kl, gold), outcome)
+    fault = fault or changed(("kl", "gold"), (kl, gold), outcome.arguments)
     return [fault] if fault else []
 
 
