@@ -15,7 +15,7 @@ from course_utils.grading.call import Call
 from course_utils.grading.checks import Check, Task
 from course_utils.grading.finding import Finding, is_close, name_mistake, show, wrong_type
 from course_utils.grading.protocol import Opaque
-from course_utils.grading.tasks.set_04._inputs import answers, changed, spoil
+from course_utils.grading.tasks.set_04._inputs import answers, changed, located, spoil
 
 NAMES = "rewards values mask"
 Drawn = tuple[Tensor, Tensor, Tensor, float, float]  # the arguments
@@ -156,7 +156,7 @@ def check_advantages(call: Call, seed: int, size: int) -> list[Finding]:
     pair = _pair(outcome.value, tuple(drawn[2].shape))
     if isinstance(pair, Finding):
         return [pair]
-    fault = name_mistake(pair[0], expected, _known(drawn)) or changed(
+    fault = located(name_mistake(pair[0], expected, _known(drawn)), pair[0], expected) or changed(
         NAMES, drawn, outcome.arguments
     )
     return [fault] if fault else []
@@ -181,7 +181,8 @@ def check_returns(call: Call, seed: int, size: int) -> list[Finding]:
         "values": (v * mask, "your returns are the values: add the advantages"),
         "zero": (v * 0, "your returns are 0 everywhere"),
     }  # fmt: skip
-    fault = name_mistake(pair[1], (advantages + v).masked_fill(~mask, 0.0), known)
+    expected = (advantages + v).masked_fill(~mask, 0.0)
+    fault = located(name_mistake(pair[1], expected, known), pair[1], expected)
     return [fault] if fault else []
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from course_utils.grading.call import Call
 from course_utils.grading.checks import Check, Task
 from course_utils.grading.finding import Finding, is_close, name_mistake, show, wrong_type
-from course_utils.grading.tasks.set_04._inputs import Answers, answers, changed, spoil
+from course_utils.grading.tasks.set_04._inputs import Answers, answers, changed, located, spoil
 
 NAMES = "logprobs ref_logprobs scores mask"
 
@@ -88,7 +88,9 @@ def check_value(call: Call, seed: int, size: int) -> list[Finding]:
     expected = _penalty(drawn, beta) + _placed(drawn, 0)
     fault = (
         wrong_type(outcome.value, tuple(drawn.mask.shape))
-        or name_mistake(outcome.value, expected, _known(drawn, beta))
+        or located(
+            name_mistake(outcome.value, expected, _known(drawn, beta)), outcome.value, expected
+        )
         or changed(NAMES, arguments, outcome.arguments)
     )
     return [fault] if fault else []
