@@ -65,8 +65,9 @@ def show(value: Any) -> str:
         return f"a {value.type}"
     if isinstance(value, Tensor):
         dtype = str(value.dtype).removeprefix("torch.")
-        if 1 < value.numel() <= 4 and value.dim() == 1 and not value.is_complex():
-            return "[" + ", ".join(f"{v:.6g}" for v in value.tolist()) + f"] ({dtype})"
+        if value.numel() > 1 and value.dim() == 1 and not value.is_complex():
+            first = ", ".join(f"{v:.5g}" for v in value[:4].tolist())
+            return f"[{first}{', …' if len(value) > 4 else ''}] ({dtype}, {len(value)} numbers)"
         if value.numel() == 1 and not value.is_complex():
             return f"{value.item():.6g}" + (
                 "" if value.dim() == 0 else f" of shape {_shape(value)}"
@@ -94,6 +95,15 @@ def wrong_type(value: Any, shape: tuple[int, ...]) -> Finding | None:
     return None
 
 
+def _where_wrong(got: Tensor, expected: Tensor, rtol: float) -> tuple[str, str]:
+    """Both values for a student to see: of many numbers the first that is wrong, and its place."""
+    if got.shape != expected.shape or got.is_complex() or got.numel() < 2:
+        return show(got), show(expected)
+    close = torch.isclose(got.double(), expected.double(), rtol=rtol, atol=1e-6)
+    place = tuple((~close).nonzero()[0].tolist())
+    return f"{float(got[place]):.5g} at {list(place)}", f"{float(expected[place]):.5g}"
+
+
 def name_mistake(
     got: Tensor, expected: Tensor, known: dict[str, tuple[Tensor, str]], rtol: float = 1e-4
 ) -> Finding | None:
@@ -103,7 +113,7 @@ def name_mistake(
     """
     if is_close(got, expected, rtol):
         return None
-    shown = show(got), show(expected)
+    shown = _where_wrong(got, expected, rtol)
     if got.isnan().any():
         return Finding("nan", "the result holds NaN", *shown)
     for mistake, (value, message) in known.items():

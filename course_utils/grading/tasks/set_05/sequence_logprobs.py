@@ -12,7 +12,7 @@ from torch import Tensor
 from course_utils.grading.call import Call
 from course_utils.grading.checks import Check, Task
 from course_utils.grading.finding import Finding, changed, is_close, show
-from course_utils.grading.tasks.set_05._inputs import Known, mistake_in_rows, numbers
+from course_utils.grading.tasks.set_05._inputs import Known, mistake_in_rows
 
 Batch = tuple[Tensor, Tensor, Tensor]
 
@@ -139,11 +139,11 @@ def check_padding(call: Call, seed: int, size: int) -> list[Finding]:
         got = call(*_with_padding(batch, left, right)).value
         if not isinstance(got, Tensor) or not is_close(got, total):
             message = f"padding on the {side} changes the result; go by the mask alone"
-            return [Finding("padding", message, numbers(got), numbers(total))]
+            return [Finding("padding", message, show(got), show(total))]
     logits, ids, mask = batch
     got = call(logits, ids, mask.bool()).value
     if not isinstance(got, Tensor) or not is_close(got, total):
-        return [Finding("bool mask", "the mask may also be a tensor of booleans", numbers(got))]
+        return [Finding("bool mask", "the mask may also be a tensor of booleans", show(got))]
     unused = torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], dim=1) == 0  # predict nothing
     for junk in (float("-inf"), float("nan")):
         got = call(logits.masked_fill(unused[..., None], junk), ids, mask).value
@@ -152,7 +152,7 @@ def check_padding(call: Call, seed: int, size: int) -> list[Finding]:
                 "NaN or -inf in logits outside of the answer reaches your result: 0 times those "
                 "is NaN, so do not multiply by the mask, choose by it"
             )
-            return [Finding("masked by multiplication", message, numbers(got), numbers(total))]
+            return [Finding("masked by multiplication", message, show(got), show(total))]
     for reduction in ("sum", "mean"):
         empty = mask.clone()
         empty[0] = 0
@@ -160,7 +160,7 @@ def check_padding(call: Call, seed: int, size: int) -> list[Finding]:
         got = call(logits, ids, empty, reduction=reduction).value
         if not isinstance(got, Tensor) or not is_close(got, expected):
             message = f'a row without an answer must give 0 (reduction="{reduction}"), not 0/0'
-            return [Finding("empty answer", message, numbers(got), numbers(expected))]
+            return [Finding("empty answer", message, show(got), show(expected))]
     return []
 
 
@@ -171,13 +171,13 @@ def check_precision(call: Call, seed: int, size: int) -> list[Finding]:
     got = call(*batch).value
     if not isinstance(got, Tensor) or not is_close(got, total):
         message = "logits of several thousand break it: use log_softmax, not log of softmax"
-        return [Finding("unstable", message, numbers(got), numbers(total))]
+        return [Finding("unstable", message, show(got), show(total))]
     logits, ids, mask = _inputs(seed, size)
     half = logits.bfloat16()
     got = call(half, ids, mask).value
     if not isinstance(got, Tensor) or not is_close(got, _expected(half, ids, mask)):
         message = "with bfloat16 logits the result loses digits: convert them to float32 first"
-        return [Finding("half precision", message, numbers(got), numbers(total))]
+        return [Finding("half precision", message, show(got), show(total))]
     leaf = logits.clone().requires_grad_(True)
     (expected,) = torch.autograd.grad(_expected(leaf, ids, mask).sum(), leaf)
     (gradient,) = call(logits, ids, mask, wrt=(0,)).gradients

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from course_utils.grading.call import Failed, Outcome
-from course_utils.grading.finding import Finding, name_mistake, show
+from course_utils.grading.finding import Finding, show
 
 
 def as_number(value: Any) -> Tensor | None:
@@ -25,19 +25,6 @@ def not_a_number(value: Any, what: str) -> Finding:
         "; it returned None: is a `return` missing?" if value is None else ""
     )
     return Finding("not a number", message, show(value), "a float")
-
-
-def name_values(
-    got: Tensor, expected: Tensor, known: dict[str, tuple[Tensor, str]]
-) -> Finding | None:
-    """`name_mistake` for vectors (N,), which shows their first numbers."""
-    found = name_mistake(got, expected, known)
-    return found and Finding(found.mistake, found.message, first(got), first(expected))
-
-
-def first(values: Tensor) -> str:
-    shown = ", ".join(f"{v:.5g}" for v in values.double().flatten()[:3].tolist())
-    return f"[{shown}{', …' if values.numel() > 3 else ''}]"
 
 
 def same(a: Tensor, b: Tensor) -> bool:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from course_utils.grading.call import Call
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, changed, is_close, wrong_type
-from course_utils.grading.tasks.set_08._inputs import attempt, first, name_values
+from course_utils.grading.finding import Finding, changed, is_close, name_mistake, show, wrong_type
+from course_utils.grading.tasks.set_08._inputs import attempt
 
 
 def _inputs(seed: int, size: int) -> tuple[Tensor, Tensor]:
@@ -99,7 +99,7 @@ def check_value(call: Call, seed: int, size: int) -> list[Finding]:
         expected = _all_subsets(rewards, scores, n)
         fault = (
             wrong_type(outcome.value, (P,))
-            or name_values(outcome.value, expected, _known(rewards, scores, n))
+            or name_mistake(outcome.value, expected, _known(rewards, scores, n))
             or changed(("rewards", "scores"), (rewards, scores), outcome.arguments)
         )
         if fault:
@@ -122,7 +122,7 @@ def check_ties(call: Call, seed: int, size: int) -> list[Finding]:
         got = call(rewards, scores, n).value
         fault = wrong_type(got, (len(rewards),))
         expected = _all_subsets(rewards, scores, n)
-        fault = fault or name_values(got, expected, known if n == 2 else {})
+        fault = fault or name_mistake(got, expected, known if n == 2 else {})
         if fault and fault.mistake == "something else":
             message = "answers of equal reward must share: a coin decides which is chosen"
             fault = Finding("ties", message, fault.got, fault.expected)
@@ -154,10 +154,10 @@ def check_many(call: Call, seed: int, size: int) -> list[Finding]:
         got, expected = outcome.value, _weighted(rewards, scores, _hypergeometric(N, n))
         fault = wrong_type(got, (1,))
         if not fault and not got.isfinite().all():
-            fault = Finding("overflow", message, first(got), first(expected))
+            fault = Finding("overflow", message, show(got), show(expected))
         if not fault and not is_close(got, expected):
             message = f"N = {N}, n = {n} loses digits: work in float64"
-            fault = Finding("digits", message, first(got), first(expected))
+            fault = Finding("digits", message, show(got), show(expected))
         if fault:
             return [fault]
     return []

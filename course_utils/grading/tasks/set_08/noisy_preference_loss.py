@@ -17,13 +17,7 @@ from torch import Tensor
 from course_utils.grading.call import Call
 from course_utils.grading.checks import Check, Task
 from course_utils.grading.finding import Finding, changed, is_close, name_mistake, show, wrong_type
-from course_utils.grading.tasks.set_08._inputs import (
-    as_number,
-    attempt,
-    first,
-    name_values,
-    not_a_number,
-)
+from course_utils.grading.tasks.set_08._inputs import as_number, attempt, not_a_number
 
 Known = dict[str, tuple[Tensor, str]]
 
@@ -86,7 +80,7 @@ def check_value(call: Call, seed: int, size: int) -> list[Finding]:
     outcome = call(h, beta, eps)
     fault = (
         wrong_type(outcome.value, tuple(h.shape))
-        or name_values(outcome.value, _cdpo(h, beta, eps), _known(h, beta, eps))
+        or name_mistake(outcome.value, _cdpo(h, beta, eps), _known(h, beta, eps))
         or changed(("h",), (h,), outcome.arguments)
     )
     if fault:
@@ -99,7 +93,7 @@ def check_value(call: Call, seed: int, size: int) -> list[Finding]:
     mean = _cdpo(h, beta, float(each.mean()))
     known = {"one eps for all": (mean, "you use the mean of ε; each pair has its own")}
     fault = wrong_type(result.value, tuple(h.shape))
-    fault = fault or name_values(result.value, _cdpo(h, beta, each.double()), known)
+    fault = fault or name_mistake(result.value, _cdpo(h, beta, each.double()), known)
     return [fault] if fault else []
 
 
@@ -131,7 +125,7 @@ def check_robust(call: Call, seed: int, size: int) -> list[Finding]:
         got = call(h, beta, given, robust=True).value
         fault = wrong_type(got, tuple(h.shape))
         known = _known_robust(h, beta, share)
-        fault = fault or name_values(got, _robust(h, beta, share), known)
+        fault = fault or name_mistake(got, _robust(h, beta, share), known)
         if fault:
             return [fault]
     other = call(-h, beta, eps, robust=True).value
@@ -155,14 +149,14 @@ def check_extremes(call: Call, seed: int, size: int) -> list[Finding]:
             if not fault and not is_close(got, expected):
                 message = "margins of several thousand break your loss: use F.logsigmoid, not the "
                 message += "logarithm of a sigmoid, and mind 0 · inf"
-                fault = Finding("unstable", message, first(got), first(expected))
+                fault = Finding("unstable", message, show(got), show(expected))
             if fault:
                 return [fault]
     h = _inputs(seed, size)[0].bfloat16()
     got = call(h, beta, eps).value
     if not isinstance(got, Tensor) or not is_close(got, _cdpo(h, beta, eps)):
         message = "with bfloat16 margins the loss loses digits: convert them to float32 first"
-        return [Finding("half precision", message, show(got), first(_cdpo(h, beta, eps)))]
+        return [Finding("half precision", message, show(got), show(_cdpo(h, beta, eps)))]
     for robust in (False, True):
         leaf = _inputs(seed, size)[0].double().requires_grad_(True)
         (expected,) = torch.autograd.grad((_robust if robust else _cdpo)(leaf, beta, eps).sum(),
@@ -172,7 +166,7 @@ def check_extremes(call: Call, seed: int, size: int) -> list[Finding]:
             message = "no gradient reaches h: something is detached, or under no_grad"
             return [Finding("detached", message)]
         if not is_close(gradient, expected):
-            shown = first(gradient), first(expected)
+            shown = show(gradient), show(expected)
             return [Finding("gradient", "the gradient by h is wrong", *shown)]
     return []
 
