@@ -15,6 +15,8 @@ def open_sandbox(limits=SMALL):
     try:
         return Sandbox(limits)
     except NoSandbox as error:
+        if os.environ.get("COURSE_NEEDS_SANDBOX"):  # CI: skipped tests would hide a broken sandbox
+            raise
         pytest.skip(str(error))
 
 

@@ -18,7 +18,7 @@ from course_utils import cli
 from course_utils.errors import CourseError
 from course_utils.grading import grade as grading
 from course_utils.grading import marking
-from course_utils.grading.checks import tasks
+from course_utils.grading.checks import SETS, tasks
 from course_utils.grading.grade import Options
 from course_utils.grading.marking import Order, Report, close_sandbox, mark
 from course_utils.grading.sandbox import Sandbox, SandboxBroken
@@ -233,6 +233,18 @@ def test_the_time_of_a_whole_notebook_is_limited_and_the_rest_is_told(thread):
     assert report.points == 0
     messages = {c.messages[0] for t in report.tasks for c in t.checks[:1]}
     assert messages == {"your function failed: the time for the whole notebook was used up"}
+
+
+@pytest.mark.parametrize("set", SETS)
+def test_the_solution_gets_full_points_and_the_blank_exercise_none(set, thread):
+    order = replace(ORDER, set=set)
+    (path,) = (made.ROOT / "solutions").glob(f"{set}_*.ipynb")
+    report = thread.submit(mark, path.read_bytes(), order).result()
+    assert report.points == report.out_of == sum(task.points for task in tasks(set)) > 0
+    assert report.notes == ()
+    (path,) = (made.ROOT / "exercises").glob(f"{set}_*.ipynb")
+    report = thread.submit(mark, path.read_bytes(), order).result()
+    assert (report.status, report.points) == ("graded", 0)
 
 
 def test_a_report_survives_json(thread):
