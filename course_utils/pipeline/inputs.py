@@ -97,7 +97,7 @@ class Inputs:
         return tiersets.pairs(
             tier.preference_data,
             n,
-            max(8, n // 8),
+            max(8, tier.held_out_pairs),
             self.job.seed,
             tokenizer=self.lab.tokenizer,
             max_length=length,
@@ -159,14 +159,13 @@ class Inputs:
             return self._public_pairs
         paths = [self.job.out / name for name in _PAIRS]
         if not self.has_pairs:
-            n = self.lab.tier.preference_pairs
             from course_utils.world import Annotator
 
-            annotator = Annotator(
-                temperature=self.lab.tier.annotator_temperature, seed=self.job.seed
-            )
+            tier = self.lab.tier
+            n = tier.preference_pairs
+            annotator = Annotator(temperature=tier.annotator_temperature, seed=self.job.seed)
             for path, split, size in zip(
-                paths, ("train", "heldout"), (n, max(8, n // 8)), strict=True
+                paths, ("train", "heldout"), (n, max(8, tier.held_out_pairs)), strict=True
             ):
                 rows = self.lab.preferences(models, size, split, annotator, batch_size=256)
                 _write_rows(path, rows)

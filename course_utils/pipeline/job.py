@@ -38,6 +38,7 @@ class Job:
     def command(self) -> str:
         """The command line that starts this job afresh."""
         words = ["course run", f"--tier {self.choice.tier.name}", f"--seed {self.seed}"]
+        words += ["--offline"] if self.choice.tier.is_offline else []
         if self.stages != STAGES:
             words.append(f"--stages {','.join(self.stages)}")
         words += [f"--{name} {path}" for name, path in self.files.items()]
@@ -149,10 +150,17 @@ def _continue(out: Path, args: argparse.Namespace, given: dict[str, Path]) -> Jo
             )
     if saved["fast"]:
         os.environ["COURSE_FAST"] = "1"  # read where the tier is chosen
+    if saved.get("offline"):
+        os.environ["COURSE_OFFLINE"] = "1"
     stages = tuple(args.stages) if tuple(args.stages) != STAGES else tuple(saved["stages"])
     choice = choose_tier(saved["tier"])
     if choice.tier.is_fast != saved["fast"]:
         raise RunError(f"the run in {out} was not a --fast one: unset COURSE_FAST to continue it")
+    if choice.tier.is_offline != bool(saved.get("offline")):
+        raise RunError(
+            f"the run in {out} was not an --offline one: leave out --offline and unset "
+            "COURSE_OFFLINE to continue it"
+        )
     return Job(
         out=out,
         choice=choice,
@@ -175,6 +183,7 @@ def _write(job: Job) -> None:
         "stages": job.stages,
         "files": {name: str(path) for name, path in job.files.items()},
         "fast": job.fast,
+        "offline": job.choice.tier.is_offline,
         "started": job.started,
     }
     write_atomic(job.out / _RUN, json.dumps(saved, indent=2) + "\n")

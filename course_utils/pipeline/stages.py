@@ -13,11 +13,12 @@ from typing import Any
 from course_utils.errors import CourseError
 from course_utils.evaluation import CostMeter, Evaluation, evaluate_policy
 from course_utils.evaluation.costs import forward_flops, matmul_parameters, training_flops
-from course_utils.files import atomic_dir, write_atomic
+from course_utils.files import write_atomic
 from course_utils.lab import Lab, seed_everything
 from course_utils.models import load_policy
 from course_utils.pipeline.inputs import Inputs
 from course_utils.pipeline.job import Job
+from course_utils.publish import save_model
 from course_utils.training.jsonl import JsonLines
 from course_utils.training.ppo import PPOConfig, PPOTrainer, per_answer
 from course_utils.training.reward_model import RewardModel
@@ -62,7 +63,8 @@ class Pipeline:
             self._reward_model()
         if "ppo" in stages:
             self._ppo("ppo", self.lab.settings.ppo)
-            if self.inputs.gold is not None:  # without the truth there is nothing to see
+            # without the truth there is nothing to see; offline it would take too long
+            if self.inputs.gold is not None and not self.lab.tier.is_offline:
                 self._ppo("ppo_low_beta", self.lab.settings.ppo_low_beta)
         if "dpo" in stages:
             self._dpo()
@@ -133,7 +135,7 @@ class Pipeline:
             key,
             settings,
             train,
-            lambda model, path: save_policy(model, self.lab.tokenizer, path),
+            lambda model, path: save_model(path, model, self.lab.tokenizer),
             lambda path: load_policy(str(path), device=device)[0],
         )
 
@@ -186,7 +188,7 @@ class Pipeline:
 
         def train(log: RunLog, cost: CostMeter) -> RewardModel:
             rows, held = self._pairs
-            asked = self.inputs.prompts[:NORMALISE_ON]
+            asked = self.inputs.prompts[: min(NORMALISE_ON, self.lab.tier.preference_pairs)]
             answers = self.lab.generate(self.start, asked)
             model = train_reward_model(
                 self.models["base"],
@@ -351,10 +353,3 @@ def measured_steps(steps: int) -> set[int]:
     The KL grows faster and faster, and gold rises and peaks while it is small.
     """
     return {round(steps * (k / HELD_OUT_POINTS) ** 1.5) for k in range(HELD_OUT_POINTS + 1)}
-
-
-def save_policy(model: Any, tokenizer: Any, directory: Path) -> None:
-    """Writes weights (safetensors), config and tokenizer: the whole directory or nothing."""
-    with atomic_dir(directory) as temporary:
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
