@@ -376,7 +376,9 @@ pd.DataFrame(
         }
         for lam in lambdas
     }
-).rename_axis("advantage 10 tokens before the end, as a share of the last token's")
+).style.set_caption(
+    "size of the advantage 10 tokens before the end, as a share of the last token's"
+)
 
 # %% tags=["hide-input"]
 # @title By distance from the end
@@ -779,7 +781,8 @@ for name, target in targets.items():
 # %% tags=["hide-input"]
 # @title Their curves
 shown = ("kl", "beta", "ratio_first_max", "reward")
-figure = make_subplots(2, 2, subplot_titles=shown, vertical_spacing=0.16)
+titles = ("kl, cut at -20 and 40 nats", *shown[1:])
+figure = make_subplots(2, 2, subplot_titles=titles, vertical_spacing=0.16)
 for number, (name, log) in enumerate(logs.items()):
     for place, column in enumerate(shown):
         figure.add_scatter(
@@ -789,7 +792,7 @@ for number, (name, log) in enumerate(logs.items()):
         )  # fmt: skip
 figure.update_xaxes(gridcolor="rgba(128,128,128,.25)")
 figure.update_yaxes(gridcolor="rgba(128,128,128,.25)")
-figure.update_yaxes(type="log", row=2, col=1)
+figure.update_yaxes(range=[-20, 40], row=1, col=1)  # one run is far above
 figure.update_layout(height=560, **plots.LOOK)
 
 # %% [markdown]
