@@ -1,9 +1,11 @@
 """Giving a trained model away: a directory that plain transformers loads, with a model card.
 
 save_model("my-model", policy, tokenizer, card)      # weights, tokenizer, README.md
+save_model("my-model", policy, tokenizer)            # without a card, as a run saves its models
 push("my-model", "ada/my-first-dpo", token="hf_…")   # needs an account and a network
 """
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -68,10 +70,11 @@ def _markdown(results: "pandas.DataFrame") -> list[str]:
     return rows
 
 
-def save_model(directory: Path | str, model: Any, tokenizer: Any, card: str) -> Path:
+def save_model(directory: Path | str, model: Any, tokenizer: Any, card: str | None = None) -> Path:
     """Writes weights (safetensors), config, tokenizer and the card: the whole directory or nothing.
 
     A PEFT model leaves its adapter alone, a few MB: the base is named in it.
+    Args: card: Markdown, see `model_card`; None writes none (`push` asks for one).
     """
     from course_utils.training.trl_common import quiet_libraries
 
@@ -79,8 +82,29 @@ def save_model(directory: Path | str, model: Any, tokenizer: Any, card: str) -> 
     with atomic_dir(directory) as temporary, quiet_libraries(progress=False):
         model.save_pretrained(temporary, safe_serialization=True)
         tokenizer.save_pretrained(temporary)
-        (temporary / "README.md").write_text(card, encoding="utf-8")
+        _stop_at_the_tokenizers_end(temporary, tokenizer)
+        if card is not None:
+            (temporary / "README.md").write_text(card, encoding="utf-8")
     return directory
+
+
+def _stop_at_the_tokenizers_end(directory: Path, tokenizer: Any) -> None:
+    """Makes plain `model.generate` stop where the tokenizer's answers end.
+
+    A base model that was given a chat template keeps its own end of text in its configuration, and
+    would write on past <|im_end|>. The model's own ends still count.
+    """
+    path = directory / "generation_config.json"
+    if tokenizer.eos_token_id is None or not path.exists():  # an adapter alone has no such file
+        return
+    config = json.loads(path.read_text(encoding="utf-8"))
+    own = config.get("eos_token_id")
+    own = own if isinstance(own, list) else [own]
+    ends = list(dict.fromkeys([tokenizer.eos_token_id, *(end for end in own if end is not None)]))
+    config["eos_token_id"] = ends[0] if len(ends) == 1 else ends
+    if tokenizer.pad_token_id is not None:
+        config["pad_token_id"] = tokenizer.pad_token_id
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def push(

@@ -207,9 +207,13 @@ class RewardModel:
     def save(self, directory: Path | str) -> Path:
         """Writes weights (safetensors), config and tokenizer: the whole directory or nothing.
 
-        Adapters are merged into a copy first, so that `load` needs no PEFT.
+        Adapters are merged into a copy first, so that `load` needs no PEFT. Plain transformers
+        (AutoModelForSequenceClassification) gives the raw scores: the head has no bias to hold the
+        mean, so (score - config.reward_mean) / config.reward_std is the reward. It finds the last
+        token by the padding's id, which is therefore written as one that ends no answer.
         """
-        model = self.model
+        self.normalisation, self.conversational = self.normalisation, self.conversational
+        model = self.model  # whose config now has both, also where they are the defaults
         if hasattr(model, "get_base_model"):
             if getattr(model, "is_loaded_in_4bit", False) or getattr(
                 model, "is_loaded_in_8bit", False
@@ -219,9 +223,17 @@ class RewardModel:
                     "with reward.model.save_pretrained(directory)"
                 )
             model = copy.deepcopy(model).merge_and_unload()
-        with atomic_dir(directory) as temporary:
-            model.save_pretrained(temporary)
-            self.tokenizer.save_pretrained(temporary)
+        tokenizer, config = copy.deepcopy(self.tokenizer), model.config.get_text_config()
+        pad = padding_id(tokenizer, config.pad_token_id)
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
+        tokenizer.padding_side = "right"  # GPT-2 counts positions from the left edge, padded or not
+        before, config.pad_token_id = config.pad_token_id, pad
+        try:
+            with atomic_dir(directory) as temporary:
+                model.save_pretrained(temporary)
+                tokenizer.save_pretrained(temporary)
+        finally:
+            config.pad_token_id = before
         return Path(directory)
 
     @classmethod
@@ -255,6 +267,18 @@ class RewardModel:
                 "train it again, or copy the directory again"
             ) from None
         return cls(model.to(device).eval(), tokenizer, batch_size)
+
+
+def padding_id(tokenizer: Any, trained_with: int | None = None) -> int:
+    """An id to pad a classifier's texts with, not the one that ends every answer.
+
+    Transformers' classifier scores the last token that is not padding: with padding = EOS (as
+    SmolLM2 has it) that would be the token before the end, and another score.
+    """
+    candidates = [trained_with, tokenizer.pad_token_id, *tokenizer.all_special_ids]
+    known = range(len(tokenizer))
+    free = [i for i in candidates if i is not None and i in known and i != tokenizer.eos_token_id]
+    return free[0] if free else next(i for i in known if i != tokenizer.eos_token_id)
 
 
 def pad_right(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
