@@ -149,6 +149,21 @@ def _add_memory(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.set_defaults(handler=module_main("course_utils.memory.command"))
 
 
+def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "export",
+        help="a saved policy as GGUF, or an adapter merged into its base",
+        description="course export runs/latest/models/dpo --to gguf --out dpo.gguf --type q8_0",
+    )
+    add = parser.add_argument
+    add("model", type=Path, metavar="MODEL", help="directory of a saved policy or PEFT adapter")
+    add("--to", required=True, choices=("gguf", "transformers"), help="what to write")
+    add("--out", type=Path, required=True, metavar="PATH", help="a new file or directory")
+    add("--type", default="f16", metavar="TYPE", help="of GGUF: f32, f16 (default), bf16, q8_0")
+    add("--no-tokenizer", action="store_true", help="GGUF without its tokenizer")
+    parser.set_defaults(handler=module_main("course_utils.export_command"))
+
+
 def _add_leaderboard(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "leaderboard",
@@ -235,6 +250,7 @@ def build_parser() -> argparse.ArgumentParser:
     build.set_defaults(handler=module_main("course_utils.build"))
     _add_world(commands)
     _add_memory(commands)
+    _add_export(commands)
     _add_leaderboard(commands)
     _add_grading(commands)
     _add_grade(commands)

@@ -5,6 +5,7 @@
     prompt    prompt tuning: trained vectors before the text
     prefix    prefix tuning: trained keys and values in every layer
     bitfit    biases only
+    peft_format  our LoRA in PEFT's files
     svd       how many directions a weight change has
     record    the adapter's weights alone: adapter_state, load_adapter_state
     report    what trains, by kind
@@ -33,6 +34,7 @@ from course_utils.adapters.lora import (
     remove_lora,
     unmerge_lora,
 )
+from course_utils.adapters.peft_format import save_as_peft
 from course_utils.adapters.prefix import (
     Prefix,
     apply_prefix_tuning,
@@ -75,6 +77,7 @@ __all__ = [
     "remove_lora",
     "remove_prefix_tuning",
     "remove_prompt_tuning",
+    "save_as_peft",
     "svd_energy",
     "trainable_report",
     "unmerge_lora",
