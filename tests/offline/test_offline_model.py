@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from course_utils import offline_model
+from course_utils import cli, offline_model
 from course_utils.errors import CourseError, TierError, WeightsError
 from course_utils.hardware import Hardware
 from course_utils.lab import Lab
@@ -56,7 +56,7 @@ def package(
     made = Package(gguf, save)
     monkeypatch.setattr(offline_model, "packaged_gguf", lambda: made.gguf)
     monkeypatch.setattr(offline_model, "convert", made.convert)
-    monkeypatch.setattr(offline_model.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(offline_model, "_has_reader", lambda: True)
     return made
 
 
@@ -355,3 +355,50 @@ def test_a_file_without_template_or_of_nonsense_is_refused(tmp_path: Path) -> No
     (tmp_path / "bad.gguf").write_bytes(b"not a model")
     with pytest.raises(WeightsError, match="force-reinstall"):
         offline_model.convert(tmp_path / "bad.gguf", tmp_path / "to")
+
+
+# ---- the pipeline, with a stand-in for SmolLM2 -------------------------------------------------
+
+
+def test_the_pairs_are_the_worlds_writers_and_none_is_a_tie() -> None:
+    from course_utils.data.worldsets import written_pairs
+    from course_utils.world import find, gold_reward
+
+    rows = written_pairs(24, "heldout", seed=3)
+    assert len(rows) == 24
+    assert rows.to_list() == written_pairs(24, "heldout", seed=3).to_list()
+    assert rows.to_list() != written_pairs(24, "heldout", seed=4).to_list()
+    right = 0
+    for row in rows:
+        prompt, a, b = (row[name][-1]["content"] for name in ("prompt", "chosen", "rejected"))
+        known = find(prompt)
+        assert known is not None
+        assert known.split == "heldout"
+        better, worse = gold_reward(prompt, a).total, gold_reward(prompt, b).total
+        assert better != worse
+        right += better > worse
+    assert right > 16  # the annotator errs now and then
+
+
+def test_a_run_offline_says_so_and_goes_on_offline(
+    package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("COURSE_FAST", "1")  # the command sets both; this restores them afterwards
+    monkeypatch.setenv("COURSE_OFFLINE", "")
+    out = tmp_path / "run"
+    words = ["run", "--tier", "small", "--offline", "--fast", "--quiet", "--stages", "dpo"]
+    assert cli.main([*words, "--out", str(out)]) == 0
+    saved = json.loads((out / "run.json").read_text())
+    assert (saved["tier"], saved["offline"]) == ("small", True)
+    found = json.loads((out / "report.json").read_text())
+    assert "--offline" in found["command"]
+    assert all(m["evaluation"]["gold"] for m in found["models"])
+    assert not (out / "preferences.jsonl").exists()  # no model's answers: the world's writers'
+    monkeypatch.setenv("COURSE_OFFLINE", "")
+    assert cli.main(["run", "--resume", "--quiet", "--out", str(out)]) == 0
+    assert "DPO: done before" in capsys.readouterr().out
+    assert package.conversions == 1
+    saved["offline"] = False
+    (out / "run.json").write_text(json.dumps(saved))
+    assert cli.main(["run", "--resume", "--quiet", "--out", str(out)]) == 2
+    assert "not an --offline one" in capsys.readouterr().err
