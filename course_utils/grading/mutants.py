@@ -7,6 +7,7 @@ Only a checkout has them: the installed package, which students have, holds the 
 """
 
 import importlib.util
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,7 @@ def answers(root: Path, task: Task) -> Answers:
     """A task's answers, from the checkout. Raises CourseError with the file that is missing."""
     book = parse(solution_notebook(root, task.set).encode())
     needed, _ = book.needed(task.functions)  # and the imports, which a mutant may need
-    pieces = [p for p in book.pieces if p in needed or (p.kind == "import" and _foreign(p.source))]
+    pieces = [p for p in book.pieces if p in needed or (p.kind == "import" and _plain(p.source))]
     path = root / "lessons" / "exercises" / "answers" / f"{task.set}_{task.attribute}.py"
     spec = importlib.util.spec_from_file_location(f"answers_{task.attribute}", path)
     if spec is None or spec.loader is None or not path.exists():
@@ -71,8 +72,10 @@ def answers(root: Path, task: Task) -> Answers:
     return Answers(solution, tuple(module.ALTERNATIVES), tuple(module.MUTANTS))
 
 
-def _foreign(source: str) -> bool:
-    return "course_utils" not in source
+def _plain(statement: str) -> bool:
+    """Whether an import is of what a task's function may use: torch, the standard library."""
+    module = statement.split()[1].split(".")[0]
+    return module in ("torch", "numpy") or module in sys.stdlib_module_names
 
 
 def mutated(task: Task, solution: str, mutant: Mutant) -> str:
