@@ -11,6 +11,8 @@ from course_utils.errors import DataError
 if TYPE_CHECKING:
     from datasets import Dataset
 
+CLEAR = 1.0  # gold reward by which the two answers of a written pair differ at least
+
 
 class Comparer(Protocol):
     """Who prefers one answer to another; course_utils.world.Annotator is one."""
@@ -83,8 +85,8 @@ def written_pairs(
 ) -> "Dataset":
     """`n` pairs of answers that the world's forum writers wrote, judged; no model has to answer.
 
-    As in a public preference dataset, the answers are not the trained model's own. Pairs of equal
-    gold reward are drawn again: who prefers one of them says nothing.
+    As in a public preference dataset, the answers are not the trained model's own. Pairs whose gold
+    rewards differ by less than CLEAR are drawn again: few pairs have to be enough to learn from.
 
     Args: annotator: None: the world's, unbiased.
     """
@@ -97,7 +99,8 @@ def written_pairs(
     while len(rows) < n:
         prompt = asked[len(rows) % len(asked)]
         a, b = (answer(prompt, rng, WEB) for _ in range(2))
-        if world.gold_reward(prompt.text, a).total != world.gold_reward(prompt.text, b).total:
+        gap = world.gold_reward(prompt.text, a).total - world.gold_reward(prompt.text, b).total
+        if abs(gap) >= CLEAR:
             rows.append((prompt, a, b))
     return preferences(rows, annotator or world.Annotator(seed=seed))
 
