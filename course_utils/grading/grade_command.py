@@ -39,11 +39,13 @@ def main(args: argparse.Namespace) -> int:
         print("WARNING: students' code runs without a sandbox, as you", file=sys.stderr)
     store = Store(args.out, {set: exercise.name for set, exercise in exercises.items()})
     with store.locked():
-        new: list[Report] = []
         try:
             new = grade(store, submissions, options, print_progress)
-        finally:  # also after an interruption: what is there is shown
-            finish(store, root, exercises, with_gradebook=not args.no_gradebook)
+        except (KeyboardInterrupt, CourseError):
+            if store.reports():  # what is there is shown
+                finish(store, root, exercises, with_gradebook=not args.no_gradebook)
+            raise
+        finish(store, root, exercises, with_gradebook=not args.no_gradebook)
     reports = store.reports()
     print(summary(store, new, time.perf_counter() - started))
     return 1 if any(report.status == NOT_GRADED for _, report in reports) else 0

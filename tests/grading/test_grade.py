@@ -268,6 +268,23 @@ def test_processes_the_command_line_and_a_lock(subs, tmp_path):
     assert "another `course grade`" in again.stderr
 
 
+def test_an_interrupted_run_shows_what_is_there_and_goes_on(subs, tmp_path, inline, monkeypatch):
+    from course_utils.grading import grade_command
+
+    out = tmp_path / "out"
+
+    def interrupted(done, of, report):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(grade_command, "print_progress", interrupted)
+        assert course(subs, "--out", out) == 130
+    assert len(table(out / "grades.csv")) == 2
+    assert course(subs, "--out", out) == 0
+    assert len(table(out / "grades.csv")) == 4
+
+
 @pytest.mark.nightly
 def test_killed_at_any_moment_and_resumed_the_grades_are_the_same(tmp_path, monkeypatch):
     folder, out = tmp_path / "subs", tmp_path / "out"
