@@ -1180,6 +1180,10 @@ world.claim(
 # * Coste et al. 2024, [Reward model ensembles help mitigate overoptimization](https://arxiv.org/abs/2310.02743); Gao et al. 2022, [Scaling laws for reward model overoptimization](https://arxiv.org/abs/2210.10760)
 # * Liu et al. 2023, [Visual instruction tuning](https://arxiv.org/abs/2304.08485) (LLaVA); Rohrbach et al. 2018, [Object hallucination in image captioning](https://arxiv.org/abs/1809.02156)
 #
+# **Exercises:** [exercises/09_future_directions.ipynb](../exercises/09_future_directions.ipynb): critique
+# and revision in a loop, a reward that runs a program, the group's advantage, several reward models that must
+# agree.
+#
 # **Next**: lesson 10 puts everything on one table, and lets you choose for your own budget.
 
 # %%
