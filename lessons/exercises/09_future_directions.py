@@ -301,8 +301,8 @@ if not fast:
 #   expressions, whose value is 1 or 0. `//` and `%` are Python's;
 # * the **result** is the value of the name `answer` when the program has ended;
 # * nothing else. Calls, attributes, imports, powers, `/`, `+=`, `if`, texts, `1 < 2 < 3`, an expression on a
-#   line of its own and all the rest of Python are refused, so is the whole program, wherever they stand,
-#   even if they would never be executed;
+#   line of its own and all the rest of Python are refused, and the whole program with them, wherever they
+#   stand, even where the program would never get to them;
 # * **steps**: each assignment executed is one step, each test of a `while` is one, its last test too. A program
 #   that needs more than `max_steps` steps gets 0.0;
 # * **sizes**: no number, written or computed, may be beyond ±10¹² (which itself is allowed), not even on the way
@@ -532,7 +532,7 @@ Markdown(
 # * where all rewards of a group are equal, its advantages are **exactly** 0, also with `eps=0`; so are they in
 #   a group of one;
 # * the result has shape (P·G,) and is float32 or float64. Rewards may be float32, float64, half precision,
-#   integers or bool, need not be contiguous, and may share a level of 10⁵; the result keeps float32's digits.
+#   integers or bool, need not be contiguous, and may share a level of some 10⁵; the result keeps float32's digits.
 #   `rewards` is not changed.
 #
 # <details><summary>A hint</summary>
@@ -734,8 +734,8 @@ assert relative[0] > relative[1] + 0.1
 # Write `ensemble_reward(scores, how="mean", lam=1.0, sample=False, standardise=False)`.
 #
 # * `scores` (M, B): what M ≥ 1 members say to each of B ≥ 1 answers, in half precision or larger, not
-#   necessarily contiguous, not changed by your function. Scores may be as large as 10⁵;
-# * `how`: `"mean"`, `"min"`, or `"mean_minus_std"`; anything else raises a ValueError;
+#   necessarily contiguous, not changed by your function. Scores may be some 10⁵ large;
+# * `how`: `"mean"`, `"min"`, or `"mean_minus_std"` with `lam` ≥ 0 for λ; anything else raises a ValueError;
 # * mean, minimum and std are taken over the **members**, for each answer. The std divides by M, with
 #   `sample=True` by M − 1; of a single member it is 0 in both cases;
 # * `standardise=True`: before all that, each member's scores are brought to mean 0 and std 1 over the B
