@@ -115,11 +115,9 @@ def _revise(answer: str, principles: list[Principle], rounds: int, habit: str = 
         principle = next(p for p in principles if p["name"] == breach[0])
         before, answer = answer, _fixed(answer, principle, breach[1], habit)
         history.append((*breach, before if habit == "text before" else answer))
-    clean = _critique(answer, principles) is None
+    clean = habit == "always clean" or _critique(answer, principles) is None
     if habit == "clean by rounds":
         clean = len(history) < rounds
-    if habit == "always clean":
-        clean = True
     return {"text": answer, "history": history, "clean": clean}
 
 
@@ -260,9 +258,9 @@ def check_critique(call: Call, seed: int, size: int) -> list[Finding]:
     for name, said in CRITIQUE_HABITS.items():
         if got[at] == _critique(*cases[at], name):
             return [Finding(name, said, *shown)]
-    missed = ("missed", "a breach is not found")
-    other = ("something else", "the breach is wrong, by no mistake known here")
-    return [Finding(*(missed if got[at] is None else other), *shown)]
+    if got[at] is None:
+        return [Finding("missed", "a breach is not found", *shown)]
+    return [Finding("something else", "the breach is wrong, by no mistake known here", *shown)]
 
 
 def _changed(outcome: Any, answer: str, principles: list[Principle]) -> Finding | None:
