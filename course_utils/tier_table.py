@@ -145,6 +145,7 @@ class Tier:
             ),
             annotator_temperature=0.3,
             needs_hub=False,
+            min_ram_gib=10,  # 9.0 measured: base, SFT, reward, PPO and the one that DPO trains
         )
 
 

@@ -164,7 +164,7 @@ def _fit(tier: Tier, hardware: Hardware, note: str) -> TierChoice:
     if tier.is_offline:
         warnings = (
             f"tier {tier.name} trains {tier.parameters_m:.0f}M parameters, here on the CPU: about "
-            "15 minutes of one core (docs/offline.md)",
+            "20 minutes of one core (docs/offline.md)",
         )
     elif tier.name != "tiny":
         warnings = (

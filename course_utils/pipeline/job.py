@@ -17,7 +17,7 @@ FORMAT = 1  # of the run directory; raised when an older one can no longer be co
 STAGES = ("sft", "rm", "ppo", "dpo")
 FILES = ("prompts", "preferences", "demonstrations")
 _RUN = "run.json"
-_MIB = {"tiny": 100, "small": 8_000, "medium": 40_000, "large": 60_000}  # disk a run may need
+_MIB = {"tiny": 100, "small": 9_000, "medium": 40_000, "large": 60_000}  # disk a run may need
 
 
 @dataclasses.dataclass(frozen=True)

@@ -106,7 +106,9 @@ def test_ten_iterations_of_ppo_raise_the_reward_and_report_the_kl(out: Path) -> 
     log = JsonLines(out / "ppo" / "log.jsonl").read()
     print("ppo:", [(r["step"], round(r["proxy"], 2), round(r["kl"], 2)) for r in rows])
     assert log[-1]["step"] == rows[-1]["step"] == 10
-    assert rows[-1]["proxy"] > rows[0]["proxy"]
+    first, last = (sum(r["reward"] for r in part) / 3 for part in (log[:3], log[-3:]))
+    print(f"reward of the first three iterations {first:.2f}, of the last three {last:.2f}")
+    assert last > first  # 48 answers each; the 16 held-out prompts alone are too few to say
     assert rows[0]["kl"] == pytest.approx(0, abs=1e-3)
     assert rows[-1]["kl"] > 0
 
