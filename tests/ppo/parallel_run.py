@@ -86,6 +86,9 @@ def main() -> None:
         out.with_suffix(".json").write_text(
             json.dumps({"processes": trainer.processes.size, "rows": found})
         )
+    # gloo's threads may still run when the interpreter goes, and then abort the process
+    state.wait_for_everyone()
+    state.destroy_process_group()
 
 
 if __name__ == "__main__":
