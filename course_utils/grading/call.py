@@ -6,6 +6,7 @@ This file is also read inside the sandbox, so it needs torch and nothing else of
 """
 
 import copy
+import re
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,11 @@ class Failed(Exception):
     def __init__(self, kind: str, message: str):
         super().__init__(message)
         self.kind, self.message = kind, message
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether it is the exercise's hole that raised, not torch ("… not implemented for …")."""
+        return bool(re.match(r"NotImplementedError: (your code here|\(|$)", self.message))
 
 
 class MachineFailed(Exception):

@@ -1,12 +1,13 @@
 """What a check has to say about a student's function, and comparisons that no reply can upset."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from course_utils.grading.call import Failed, Outcome
 from course_utils.grading.protocol import Opaque
 
 
@@ -36,7 +37,7 @@ def same(a: Any, b: Any) -> bool:
     """The same plain value, through lists and dicts; tensors with dtype, and NaN equal to NaN."""
     if isinstance(a, Tensor):
         alike = isinstance(b, Tensor) and a.shape == b.shape and a.dtype == b.dtype
-        return alike and torch.equal(a.nan_to_num(), b.nan_to_num()) and _same_nans(a, b)
+        return alike and bool(((a == b) | (a.isnan() & b.isnan())).all())
     if type(a) is not type(b):
         return False
     if isinstance(a, dict):
@@ -46,10 +47,6 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def _same_nans(a: Tensor, b: Tensor) -> bool:
-    return torch.equal(a.isnan(), b.isnan()) if a.dtype.is_floating_point else True
-
-
 def changed(names: Sequence[str], before: Sequence[Any], after: Sequence[Any]) -> Finding | None:
     """A finding that names the first argument that is no longer what it was."""
     for name, old, new in zip(names, before, after, strict=False):
@@ -57,6 +54,21 @@ def changed(names: Sequence[str], before: Sequence[Any], after: Sequence[Any]) -
             message = f"your function changes its argument {name!r}; the caller still needs it"
             return Finding("in place", message)
     return None
+
+
+def attempt(
+    function: Callable[..., Outcome], mistake: str, message: str, *args: Any, **kwargs: Any
+) -> Outcome | Finding:
+    """The outcome; a finding of this name where the function raised on these unusual inputs.
+
+    Raises Failed where it is late, has ended or is not written yet.
+    """
+    try:
+        return function(*args, **kwargs)
+    except Failed as failure:
+        if failure.kind != "raised" or failure.is_blank:
+            raise
+        return Finding(mistake, f"{message} (it failed: {failure.message[:150]})")
 
 
 def show(value: Any) -> str:

@@ -1,12 +1,9 @@
 """Inputs of set 04, drawn from a seed: log-probabilities, values and masks of a few answers."""
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-from course_utils.grading.finding import Finding
 
 ROOM = 2  # columns of padding behind the longest answer, where nothing asks for none
 
@@ -46,26 +43,3 @@ def answers(seed: int, size: int, spread: float = 0.8) -> Answers:
 def spoil(tensor: Tensor, mask: Tensor, value: float) -> Tensor:
     """A copy with `value` (NaN, -inf, …) at the masked positions."""
     return tensor.masked_fill(~mask, value)
-
-
-def located(fault: Finding | None, got: Tensor, expected: Tensor) -> Finding | None:
-    """The finding with the numbers where they differ most; both tensors have the same shape."""
-    if fault is None or not got.numel():
-        return fault
-    gap = (got.double() - expected.double()).abs().nan_to_num(nan=float("inf"))
-    place = tuple(int(i[0]) for i in (gap == gap.max()).nonzero(as_tuple=True))
-    at = f" at {list(place)}" if place else ""
-    return replace(
-        fault, got=f"{float(got[place]):.5g}{at}", expected=f"{float(expected[place]):.5g}"
-    )
-
-
-def changed(names: str, before: tuple[object, ...], after: tuple[object, ...]) -> Finding | None:
-    """A finding if a tensor among the arguments is not what it was; `names` with spaces between."""
-    for name, old, new in zip(names.split(), before, after, strict=False):
-        if not isinstance(old, Tensor):
-            continue
-        same = isinstance(new, Tensor) and torch.equal(old.nan_to_num(), new.nan_to_num())
-        if not same:
-            return Finding("in place", f"your function changes its argument {name!r}")
-    return None

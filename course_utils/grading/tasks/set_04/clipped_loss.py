@@ -13,10 +13,10 @@ from torch import Tensor
 
 from course_utils.grading.call import Call
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, is_close, name_mistake, show, wrong_type
-from course_utils.grading.tasks.set_04._inputs import answers, changed, spoil
+from course_utils.grading.finding import Finding, changed, is_close, name_mistake, show, wrong_type
+from course_utils.grading.tasks.set_04._inputs import answers, spoil
 
-NAMES = "logprobs old_logprobs advantages mask"
+NAMES = ("logprobs", "old_logprobs", "advantages", "mask")
 LIMIT = 20.0
 Drawn = tuple[Tensor, Tensor, Tensor, Tensor]  # logprobs, old_logprobs, advantages, mask
 

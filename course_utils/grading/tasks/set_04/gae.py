@@ -13,11 +13,11 @@ from torch import Tensor
 
 from course_utils.grading.call import Call
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, is_close, name_mistake, show, wrong_type
+from course_utils.grading.finding import Finding, changed, is_close, name_mistake, show, wrong_type
 from course_utils.grading.protocol import Opaque
-from course_utils.grading.tasks.set_04._inputs import answers, changed, located, spoil
+from course_utils.grading.tasks.set_04._inputs import answers, spoil
 
-NAMES = "rewards values mask"
+NAMES = ("rewards", "values", "mask")
 Drawn = tuple[Tensor, Tensor, Tensor, float, float]  # the arguments
 
 
@@ -156,7 +156,7 @@ def check_advantages(call: Call, seed: int, size: int) -> list[Finding]:
     pair = _pair(outcome.value, tuple(drawn[2].shape))
     if isinstance(pair, Finding):
         return [pair]
-    fault = located(name_mistake(pair[0], expected, _known(drawn)), pair[0], expected) or changed(
+    fault = name_mistake(pair[0], expected, _known(drawn)) or changed(
         NAMES, drawn, outcome.arguments
     )
     return [fault] if fault else []
@@ -182,7 +182,7 @@ def check_returns(call: Call, seed: int, size: int) -> list[Finding]:
         "zero": (v * 0, "your returns are 0 everywhere"),
     }  # fmt: skip
     expected = (advantages + v).masked_fill(~mask, 0.0)
-    fault = located(name_mistake(pair[1], expected, known), pair[1], expected)
+    fault = name_mistake(pair[1], expected, known)
     return [fault] if fault else []
 
 

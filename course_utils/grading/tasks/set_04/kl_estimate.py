@@ -11,8 +11,8 @@ from torch import Tensor
 
 from course_utils.grading.call import Call
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, is_close, name_mistake, show, wrong_type
-from course_utils.grading.tasks.set_04._inputs import answers, changed, located
+from course_utils.grading.finding import Finding, changed, is_close, name_mistake, show, wrong_type
+from course_utils.grading.tasks.set_04._inputs import answers
 
 KINDS = ("k1", "k2", "k3")
 
@@ -67,12 +67,8 @@ def check_value(call: Call, seed: int, size: int) -> list[Finding]:
             fault = Finding("reduced", message, fault.got, fault.expected)
         fault = (
             fault
-            or located(
-                name_mistake(outcome.value, right[kind], _known(p, q, kind)),
-                outcome.value,
-                right[kind],
-            )
-            or changed("logprobs ref_logprobs", (p, q), outcome.arguments)
+            or name_mistake(outcome.value, right[kind], _known(p, q, kind))
+            or changed(("logprobs", "ref_logprobs"), (p, q), outcome.arguments)
         )
         if fault:
             return [fault]

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from course_utils.grading.call import Call
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, is_close, name_mistake, show, wrong_type
-from course_utils.grading.tasks.set_04._inputs import Answers, answers, changed, located, spoil
+from course_utils.grading.finding import Finding, changed, is_close, name_mistake, show, wrong_type
+from course_utils.grading.tasks.set_04._inputs import Answers, answers, spoil
 
-NAMES = "logprobs ref_logprobs scores mask"
+NAMES = ("logprobs", "ref_logprobs", "scores", "mask")
 
 
 def _placed(drawn: Answers, offset: int) -> Tensor:
@@ -88,9 +88,7 @@ def check_value(call: Call, seed: int, size: int) -> list[Finding]:
     expected = _penalty(drawn, beta) + _placed(drawn, 0)
     fault = (
         wrong_type(outcome.value, tuple(drawn.mask.shape))
-        or located(
-            name_mistake(outcome.value, expected, _known(drawn, beta)), outcome.value, expected
-        )
+        or name_mistake(outcome.value, expected, _known(drawn, beta))
         or changed(NAMES, arguments, outcome.arguments)
     )
     return [fault] if fault else []

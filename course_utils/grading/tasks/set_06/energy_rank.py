@@ -13,8 +13,8 @@ from torch import Tensor
 
 from course_utils.grading.call import Call
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, show
-from course_utils.grading.tasks.set_06._inputs import Draw, tried, whole_number
+from course_utils.grading.finding import Finding, attempt, show
+from course_utils.grading.tasks.set_06._inputs import Draw, whole_number
 
 TAUS = (0.3, 0.5, 0.75, 0.9, 0.97)
 SLACK = 1e-9
@@ -79,7 +79,7 @@ def _whole(value: Any) -> int | Finding:
 
 def _ask(call: Call, mistake: str, message: str, delta: Tensor, tau: float, right: int) -> Any:
     """A finding of this name unless the answer is right."""
-    outcome = tried(mistake, message, call, delta, tau)
+    outcome = attempt(call, mistake, message, delta, tau)
     if isinstance(outcome, Finding):
         return outcome
     got = _whole(outcome.value)

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from course_utils.grading.call import Call
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, name_mistake, show
-from course_utils.grading.tasks.set_06._inputs import Draw, tried, whole_number
+from course_utils.grading.finding import Finding, attempt, name_mistake, show
+from course_utils.grading.tasks.set_06._inputs import Draw, whole_number
 
 Shapes = dict[str, list[int]]
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -178,7 +178,7 @@ def check_share(call: Call, seed: int, size: int) -> list[Finding]:
     for saved, tied in (([], True), ([], False), (["embed_tokens", "v_proj"], False),
                         (["embed_tokens", "lm_head"], True)):  # fmt: skip
         message = "modules_to_save and tied must be allowed"
-        outcome = tried("arguments", message, call, shapes, r, targets, saved, tied)
+        outcome = attempt(call, "arguments", message, shapes, r, targets, saved, tied)
         read = outcome if isinstance(outcome, Finding) else _read(outcome.value)
         if isinstance(read, Finding):
             return [read]

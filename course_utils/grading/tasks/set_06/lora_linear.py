@@ -15,8 +15,16 @@ from torch import Tensor
 
 from course_utils.grading.call import Call
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, changed, is_close, name_mistake, show, wrong_type
-from course_utils.grading.tasks.set_06._inputs import lora_inputs, tried
+from course_utils.grading.finding import (
+    Finding,
+    attempt,
+    changed,
+    is_close,
+    name_mistake,
+    show,
+    wrong_type,
+)
+from course_utils.grading.tasks.set_06._inputs import lora_inputs
 
 NAMES = ("x", "W", "bias", "A", "B")
 
@@ -121,7 +129,7 @@ def check_kinds(call: Call, seed: int, size: int) -> list[Finding]:
          (wide.transpose(0, 1), W, bias), torch.stack((right, 2 * right - bias))),
     ]  # fmt: skip
     for mistake, message, (some, weight, add), expected in cases:
-        outcome = tried(mistake, message, call, some, weight, add, A, B, alpha)
+        outcome = attempt(call, mistake, message, some, weight, add, A, B, alpha)
         if isinstance(outcome, Finding):
             return [outcome]
         fault = wrong_type(outcome.value, tuple(expected.shape))
@@ -140,7 +148,7 @@ def _check_half(call: Call, *args: Any) -> list[Finding]:
     x, W, bias = (t.bfloat16() for t in args[:3])
     right, _ = _known(x, W, bias, *args[3:])
     message = "x, W and bias may be bfloat16 while A and B are float32"
-    outcome = tried("mixed dtypes", message, call, x, W, bias, *args[3:])
+    outcome = attempt(call, "mixed dtypes", message, x, W, bias, *args[3:])
     if isinstance(outcome, Finding):
         return [outcome]
     fault = wrong_type(outcome.value, tuple(right.shape))

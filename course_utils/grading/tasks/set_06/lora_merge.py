@@ -13,8 +13,8 @@ from torch import Tensor
 
 from course_utils.grading.call import Call
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, changed, name_mistake, show, wrong_type
-from course_utils.grading.tasks.set_06._inputs import lora_inputs, tried
+from course_utils.grading.finding import Finding, attempt, changed, name_mistake, show, wrong_type
+from course_utils.grading.tasks.set_06._inputs import lora_inputs
 
 NAMES = ("W", "A", "B")
 
@@ -98,7 +98,7 @@ def check_dtype(call: Call, seed: int, size: int) -> list[Finding]:
             exact = weight.double() + sign * alpha / r * _product(A, B)
             name = str(dtype).removeprefix("torch.")
             message = f"W may be {name} while A and B are float32"
-            outcome = tried("mixed dtypes", message, call.nth, number, weight, A, B, alpha)
+            outcome = attempt(call.nth, "mixed dtypes", message, number, weight, A, B, alpha)
             if isinstance(outcome, Finding):
                 return [outcome]
             fault = wrong_type(outcome.value, (d, k)) or _fault(outcome.value, exact, dtype)

@@ -1,12 +1,10 @@
 """What the checks of set 08 share: numbers that students return, and calls that may fail."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from course_utils.grading.call import Failed, Outcome
 from course_utils.grading.finding import Finding, show
 
 
@@ -25,23 +23,3 @@ def not_a_number(value: Any, what: str) -> Finding:
         "; it returned None: is a `return` missing?" if value is None else ""
     )
     return Finding("not a number", message, show(value), "a float")
-
-
-def same(a: Tensor, b: Tensor) -> bool:
-    """The same numbers, NaN where the other has NaN."""
-    alike = a.shape == b.shape and a.dtype == b.dtype
-    return alike and torch.allclose(a.double(), b.double(), rtol=0, atol=0, equal_nan=True)
-
-
-def attempt(
-    function: Callable[..., Outcome], mistake: str, message: str, *args: Any, **kwargs: Any
-) -> Outcome | Finding:
-    """The outcome; where the function raised on these extreme inputs, the mistake's name."""
-    try:
-        return function(*args, **kwargs)
-    except Failed as failure:
-        # torch's own NotImplementedError is a fault ("svd" not implemented for 'BFloat16')
-        blank = failure.message.startswith("NotImplementedError")
-        if failure.kind != "raised" or (blank and "not implemented for" not in failure.message):
-            raise
-        return Finding(mistake, f"{message} (it failed: {failure.message})")

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from course_utils.grading.call import Call, Outcome
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, changed, is_close, name_mistake, show
-from course_utils.grading.tasks.set_08._inputs import as_number, attempt, not_a_number
+from course_utils.grading.finding import Finding, attempt, changed, is_close, name_mistake, show
+from course_utils.grading.tasks.set_08._inputs import as_number, not_a_number
 
 Known = dict[str, tuple[Tensor, str]]
 

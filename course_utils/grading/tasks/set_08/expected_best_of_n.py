@@ -16,8 +16,15 @@ from torch import Tensor
 
 from course_utils.grading.call import Call
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, changed, is_close, name_mistake, show, wrong_type
-from course_utils.grading.tasks.set_08._inputs import attempt
+from course_utils.grading.finding import (
+    Finding,
+    attempt,
+    changed,
+    is_close,
+    name_mistake,
+    show,
+    wrong_type,
+)
 
 
 def _inputs(seed: int, size: int) -> tuple[Tensor, Tensor]:

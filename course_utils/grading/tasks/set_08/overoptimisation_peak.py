@@ -15,8 +15,8 @@ from torch import Tensor
 
 from course_utils.grading.call import Call, Outcome
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, changed, is_close, name_mistake, show
-from course_utils.grading.tasks.set_08._inputs import as_number, attempt
+from course_utils.grading.finding import Finding, attempt, changed, is_close, name_mistake, show
+from course_utils.grading.tasks.set_08._inputs import as_number
 
 Known = dict[str, tuple[Tensor, str]]
 

@@ -14,8 +14,7 @@ from typing import Any
 
 from course_utils.grading.call import Call
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, show
-from course_utils.grading.tasks.set_09._inputs import attempt
+from course_utils.grading.finding import Finding, attempt, show
 
 LARGEST = 10**12  # of any number, written or computed
 LONGEST = 200  # characters of a program

@@ -15,8 +15,7 @@ from typing import Any
 
 from course_utils.grading.call import Call, Outcome
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, show
-from course_utils.grading.tasks.set_09._inputs import attempt
+from course_utils.grading.finding import Finding, attempt, show
 
 Principle = dict[str, Any]
 Breach = tuple[str, int] | None

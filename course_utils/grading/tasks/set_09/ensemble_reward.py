@@ -15,8 +15,7 @@ from torch import Tensor
 
 from course_utils.grading.call import Call, Failed
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, show, wrong_type
-from course_utils.grading.tasks.set_09._inputs import attempt, changed, name_values
+from course_utils.grading.finding import Finding, attempt, changed, name_mistake, show, wrong_type
 
 Known = dict[str, tuple[Tensor, str]]
 HOW = ("mean", "min", "mean_minus_std")
@@ -92,7 +91,7 @@ def _named(value: object, expected: Tensor, known: Known) -> Finding | None:
     if fault and fault.mistake == "wrong shape":
         message = "one reward for each answer: join over the members, the first dimension"
         return Finding("wrong shape", message, fault.got, fault.expected)
-    return fault or name_values(value, expected, known)  # type: ignore[arg-type]
+    return fault or name_mistake(value, expected, known)  # type: ignore[arg-type]
 
 
 def check_joined(call: Call, seed: int, size: int) -> list[Finding]:
@@ -105,7 +104,7 @@ def check_joined(call: Call, seed: int, size: int) -> list[Finding]:
         outcome = call(scores, how, lam=weight, sample=sample)
         known = _known(scores, how, weight, sample)
         fault = _named(outcome.value, _joined(scores, how, weight, sample), known) or changed(
-            ("scores",), (scores,), outcome
+            ("scores",), (scores,), outcome.arguments
         )
         if fault:
             return [fault]
@@ -141,7 +140,7 @@ def check_standardised(call: Call, seed: int, size: int) -> list[Finding]:
                                   "standardised before they are joined")  # fmt: skip
         outcome = call(scores, how, lam=lam, standardise=True)
         fault = _named(outcome.value, _joined(s, how, lam, own=True), known) or changed(
-            ("scores",), (scores,), outcome
+            ("scores",), (scores,), outcome.arguments
         )
         if fault:
             return [fault]

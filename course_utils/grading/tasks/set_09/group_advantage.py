@@ -15,8 +15,7 @@ from torch import Tensor
 
 from course_utils.grading.call import Call
 from course_utils.grading.checks import Check, Task
-from course_utils.grading.finding import Finding, show, wrong_type
-from course_utils.grading.tasks.set_09._inputs import attempt, changed, name_values
+from course_utils.grading.finding import Finding, attempt, changed, name_mistake, show, wrong_type
 
 Known = dict[str, tuple[Tensor, str]]
 
@@ -84,7 +83,7 @@ def _known(rewards: Tensor, G: int, eps: float = 1e-4) -> Known:
 
 
 def _named(value: object, expected: Tensor, known: Known) -> Finding | None:
-    return wrong_type(value, tuple(expected.shape)) or name_values(value, expected, known)  # type: ignore[arg-type]
+    return wrong_type(value, tuple(expected.shape)) or name_mistake(value, expected, known)  # type: ignore[arg-type]
 
 
 def check_value(call: Call, seed: int, size: int) -> list[Finding]:
@@ -92,7 +91,7 @@ def check_value(call: Call, seed: int, size: int) -> list[Finding]:
     rewards, G = _rewards(seed, size)
     outcome = call(rewards, G)
     fault = _named(outcome.value, _by_loop(rewards, G), _known(rewards, G)) or changed(
-        ("rewards",), (rewards,), outcome
+        ("rewards",), (rewards,), outcome.arguments
     )
     if fault:
         return [fault]
@@ -176,7 +175,7 @@ def check_edges(call: Call, seed: int, size: int) -> list[Finding]:
         fault = wrong_type(outcome.value, tuple(expected.shape))
         if not fault and outcome.value.dtype not in (torch.float32, torch.float64):
             fault = Finding("dtype", "the result must be float32 or float64", show(outcome.value))
-        fault = fault or name_values(outcome.value, expected, {})
+        fault = fault or name_mistake(outcome.value, expected, {})
         if fault:
             name = fault.mistake if fault.mistake == "dtype" else mistake
             return [Finding(name, fault.message if name == "dtype" else message, fault.got,
