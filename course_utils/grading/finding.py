@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from course_utils.grading.call import Failed, Outcome
-from course_utils.grading.protocol import Opaque
+from course_utils.grading.protocol import Opaque, printable
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def show(value: Any) -> str:
                 "" if value.dim() == 0 else f" of shape {_shape(value)}"
             )
         return f"a {dtype} tensor of shape {_shape(value)}"
-    return "".join(c if c.isprintable() else "?" for c in repr(value)[:120])
+    return printable(repr(value)[:120])
 
 
 def _shape(value: Tensor) -> str:

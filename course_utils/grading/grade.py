@@ -24,6 +24,7 @@ from course_utils.grading.checks import find
 from course_utils.grading.collect import Submission
 from course_utils.grading.marking import GRADED, NOT_GRADED, Order, Report, mark, refused
 from course_utils.grading.notebook import NotebookError
+from course_utils.grading.protocol import printable
 from course_utils.grading.sandbox import Limits
 from course_utils.grading.store import Store
 
@@ -58,16 +59,13 @@ def grade(store: Store, submissions: list[Submission], options: Options, say: Sa
     todo = [one for one in submissions if _is_due(store, one, versions[one.set], options)]
     work = _Work(options, key)
 
-    def keep(one: Submission, report: Report) -> None:
-        with suppress(NotebookError):
-            store.keep_original(one.slug, one.set, one.read())
-        merged = _merged(store, one, report, options)
+    for one, data, report in work.results(todo):
+        if data is not None:
+            store.keep_original(one.slug, one.set, data)
+        merged = _merged(store, one, report) if options.only else report
         store.save(one.slug, merged, versions[one.set])
         reports.append(merged)
         say(len(reports), len(todo), merged)
-
-    for one, report in work.results(todo):
-        keep(one, report)
     return reports
 
 
@@ -83,8 +81,10 @@ def grader_version(set: str) -> str:
 
 def _is_due(store: Store, one: Submission, version: str, options: Options) -> bool:
     """Whether a submission must be graded: new, changed, not graded, or other checks by now."""
+    if options.again or options.only:
+        return True
     kept = store.load(one.set, one.slug)
-    if options.again or options.only or kept is None:
+    if kept is None:
         return True
     report, made_by = kept
     if report.status == NOT_GRADED or made_by != version or report.student != one.student:
@@ -97,10 +97,10 @@ def _is_due(store: Store, one: Submission, version: str, options: Options) -> bo
         return str(error) != report.reason
 
 
-def _merged(store: Store, one: Submission, report: Report, options: Options) -> Report:
+def _merged(store: Store, one: Submission, report: Report) -> Report:
     """After a regrade of some tasks the others' marks stay, if the notebook is the same."""
     kept = store.load(one.set, one.slug)
-    if not options.only or kept is None or report.status != GRADED:
+    if kept is None or report.status != GRADED:
         return report
     before = kept[0]
     if before.status != GRADED or before.digest != report.digest:
@@ -110,6 +110,10 @@ def _merged(store: Store, one: Submission, report: Report, options: Options) -> 
     return replace(
         before, tasks=tasks, seconds=report.seconds, warning=before.warning or report.warning
     )
+
+
+Running = dict[Future[Report], tuple[Submission, bytes]]
+Done = tuple[Submission, bytes | None, Report]  # None: the notebook could not be read
 
 
 class _Work:
@@ -122,7 +126,7 @@ class _Work:
         o = self.options
         return Order(one.set, one.student, self.key, o.only, o.seconds, o.limits, o.unsafe)
 
-    def results(self, todo: list[Submission]) -> Iterator[tuple[Submission, Report]]:
+    def results(self, todo: list[Submission]) -> Iterator[Done]:
         """In the order in which they are done.
 
         If a marking process dies, which no submission should be able to bring about, those that
@@ -130,27 +134,25 @@ class _Work:
         """
         left = list(reversed(todo))  # the next one last
         while left:
-            running: dict[Future[Report], Submission] = {}
+            running: Running = {}
             try:
                 yield from self._pooled(left, running, self.options.jobs)
             except BrokenProcessPool:
-                for one in list(running.values()):
-                    yield from self._alone(one)
+                for one, data in list(running.values()):
+                    yield from self._alone(one, data)
 
-    def _alone(self, one: Submission) -> Iterator[tuple[Submission, Report]]:
+    def _alone(self, one: Submission, data: bytes) -> Iterator[Done]:
         try:
             yield from self._pooled([one], {}, 1)
         except BrokenProcessPool:
             report = refused(self.order(one), "the grader's own process ended; please report this")
-            yield one, replace(report, status=NOT_GRADED)
+            yield one, data, replace(report, status=NOT_GRADED)
 
     def _unreadable(self, one: Submission, reason: str) -> Report:
         report = refused(self.order(one), reason)
         return replace(report, status=NOT_GRADED) if one.ours else report
 
-    def _pooled(
-        self, left: list[Submission], running: dict[Future[Report], Submission], jobs: int
-    ) -> Iterator[tuple[Submission, Report]]:
+    def _pooled(self, left: list[Submission], running: Running, jobs: int) -> Iterator[Done]:
         """Takes from the end of `left`; `running` holds what is at work, also after an error."""
         with executor(replace(self.options, jobs=jobs), len(left)) as (pool, width):
             while left or running:
@@ -159,16 +161,16 @@ class _Work:
                     try:
                         data = one.read()
                     except NotebookError as error:
-                        yield one, self._unreadable(one, str(error))
+                        yield one, None, self._unreadable(one, str(error))
                         continue
                     try:
-                        running[pool.submit(mark, data, self.order(one))] = one
+                        running[pool.submit(mark, data, self.order(one))] = one, data
                     except BrokenProcessPool:
                         left.append(one)
                         raise
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     report = future.result()
-                    yield running.pop(future), report
+                    yield *running.pop(future), report
 
 
 @contextmanager
@@ -224,9 +226,8 @@ def _cluster(address: str) -> Iterator[tuple[Any, int]]:
 
 def print_progress(done: int, of: int, report: Report) -> None:
     """A line for each submission, on stderr."""
-    student = "".join(c if c.isprintable() else "?" for c in report.student)
     points = f"{report.points:g} of {report.out_of:g}" if report.status == GRADED else report.reason
-    line = f"[{done}/{of}] {report.set} {student}: {report.status}, {points}"
+    line = f"[{done}/{of}] {report.set} {printable(report.student)}: {report.status}, {points}"
     if report.seconds:
         line += f" ({report.seconds['total']:.2f} s)"
     print(line.encode("utf-8", "replace").decode(), file=sys.stderr, flush=True)

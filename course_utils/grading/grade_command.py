@@ -1,9 +1,11 @@
 """`course grade SUBMISSIONS/ --out DIR`: arguments, and what is written when all is marked."""
 
 import argparse
+import json
 import sys
 import time
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 from course_utils.build import find_root
@@ -42,46 +44,52 @@ def main(args: argparse.Namespace) -> int:
         try:
             new = grade(store, submissions, options, print_progress)
         except (KeyboardInterrupt, CourseError):
-            if store.reports():  # what is there is shown
-                finish(store, root, exercises, with_gradebook=not args.no_gradebook)
+            if reports := store.reports():  # what is there is shown
+                finish(store.folder, reports, root, exercises, not args.no_gradebook)
             raise
-        finish(store, root, exercises, with_gradebook=not args.no_gradebook)
-    reports = store.reports()
-    print(summary(store, new, time.perf_counter() - started))
+        reports = store.reports()
+        finish(store.folder, reports, root, exercises, not args.no_gradebook)
+    print(summary(store.folder, reports, new, time.perf_counter() - started))
     return 1 if any(report.status == NOT_GRADED for _, report in reports) else 0
 
 
-def finish(store: Store, root: Path, exercises: dict[str, Exercise], with_gradebook: bool) -> None:
+Reports = list[tuple[str, Report]]  # with each student's slug
+
+
+def finish(
+    folder: Path,
+    reports: Reports,
+    root: Path,
+    exercises: dict[str, Exercise],
+    with_gradebook: bool,
+) -> None:
     """Tables, gradebook and pages of everything in the store, whenever it was graded."""
-    reports = store.reports()
     scores: Scores = {}
     given: set[str] = set()
-    for name in sorted({report.set for _, report in reports}):
-        exercise = exercises.get(name) or find_exercise(root, name)
-        its = [(slug, report) for slug, report in reports if report.set == name]
-        if with_gradebook:
-            with Gradebook(store.folder) as book:
+    with Gradebook(folder) if with_gradebook else nullcontext() as book:
+        for name in sorted({report.set for _, report in reports}):
+            exercise = exercises.get(name) or find_exercise(root, name)
+            its = [(slug, report) for slug, report in reports if report.set == name]
+            if book is not None:
                 scores |= book.sync(exercise, its)
-        write_pages(store.folder, exercise, its, scores)
-        given |= _handed_out(exercise)
-    write_tables(store.folder, reports, scores, given)
+            write_pages(folder, exercise, its, scores)
+            given |= _handed_out(exercise)
+    write_tables(folder, reports, scores, given)
 
 
 def _handed_out(exercise: Exercise) -> set[str]:
     """Digests of the tasks' functions as the exercise has them: holes, and code to be mended."""
-    import json
-
     book = parse(json.dumps(exercise.notebook).encode())
     names = {name for task in tasks(exercise.name[:2]) for name in task.functions}
     return {digest for digest, _ in definitions(book.pieces, names).values()}
 
 
-def summary(store: Store, new: list[Report], seconds: float) -> str:
+def summary(folder: Path, reports: Reports, new: list[Report], seconds: float) -> str:
     """How many of what, where it lies, and what a submission took."""
-    counts = Counter(report.status for _, report in store.reports())
+    counts = Counter(report.status for _, report in reports)
     lines = [
         ", ".join(f"{n} {status}" for status, n in sorted(counts.items())) or "nothing to grade",
-        f"wrote {store.folder / 'grades.csv'}, tasks.csv, similar.csv, feedback/, gradebook.db",
+        f"wrote {folder / 'grades.csv'}, tasks.csv, similar.csv, feedback/, gradebook.db",
     ]
     for kept in sorted({report.protection for report in new if report.protection}):
         lines.append(f"protection: {kept}")

@@ -11,6 +11,7 @@ from html import escape
 from typing import Any
 
 from course_utils.grading.marking import NOT_GRADED, CheckMark, Report, TaskMark
+from course_utils.grading.protocol import printable
 
 _STYLE = """
 :root { color-scheme: light dark; --line: rgba(128,128,128,.35) }
@@ -90,9 +91,7 @@ def _answer(name: str, answer: str, points: float | None, of: float, comment: st
 
 def _plain(text: str) -> str:
     """Without characters that are not shown, or that turn the line's direction round."""
-    return "".join(
-        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
-    )
+    return printable(text, instead="\N{REPLACEMENT CHARACTER}", keep="\n\t")
 
 
 def for_formgrader(exercise: dict[str, Any], report: Report) -> dict[str, Any]:

@@ -63,6 +63,11 @@ class Opaque:
     type: str
 
 
+def printable(text: str, instead: str = "?", keep: str = "") -> str:
+    """A stranger's text with `instead` for characters that are not shown or turn lines round."""
+    return "".join(c if c.isprintable() or c in keep else instead for c in text)
+
+
 def encode(value: Any) -> tuple[bytes, bytes]:
     """A value -> (JSON head, safetensors body)."""
     from safetensors.torch import save
@@ -138,7 +143,7 @@ def _unpack(packed: Any, tensors: dict[str, Tensor], depth: int, left: list[int]
             result[pair[0]] = _unpack(pair[1], tensors, depth + 1, left)
         return result
     if kind == "opaque" and isinstance(inner, str):
-        return Opaque("".join(c if c.isprintable() else "?" for c in inner[:100]))
+        return Opaque(printable(inner[:100]))
     if kind == "tensor" and isinstance(inner, str) and inner in tensors:
         return tensors[inner].clone()  # a name used twice must not make two values one
     raise Malformed(f"unknown kind of value {str(kind)[:20]!r}")

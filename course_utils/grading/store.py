@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from course_utils.errors import CourseError
 from course_utils.files import write_atomic
 from course_utils.grading.marking import NOT_GRADED, Report, TaskMark, as_json, from_json
+from course_utils.grading.protocol import printable
 
 LAYOUT = 1  # of the result files
 GRADES = (
@@ -197,5 +198,5 @@ def _cell(value: Any) -> Any:
         return f"{value:g}"
     if not isinstance(value, str):
         return value
-    plain = "".join(c if c.isprintable() else " " for c in value)
+    plain = printable(value, instead=" ")
     return f"'{plain}" if plain[:1] in "=+-@" and plain else plain

@@ -1,4 +1,4 @@
-"""What the checks of set 08 share: numbers that students return, and calls that may fail."""
+"""What the checks of set 08 share: numbers that students return."""
 
 from typing import Any
 
