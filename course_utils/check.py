@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from course_utils.errors import CourseError
-from course_utils.grading.call import LocalCall
+from course_utils.grading.call import LocalCall, run_piece
 from course_utils.grading.checks import Result, Task, run_task, tasks
 from course_utils.grading.finding import Finding
 
@@ -152,8 +152,7 @@ def _judged(task: Task, book: Any) -> Verdict:
     pieces, _ = book.needed(task.functions)
     for piece in pieces:
         try:
-            source = "\n" * (piece.line - 1) + piece.source
-            exec(compile(source, f"cell {piece.cell}", "exec"), namespace)
+            run_piece(piece.source, piece.cell, piece.line, namespace)
         except Exception:  # as in the grader: the call then says what is missing
             continue
     functions = [namespace.get(name, _missing(name)) for name in task.functions]

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from course_utils.grading import confine
-from course_utils.grading.call import describe, invoke
+from course_utils.grading.call import describe, invoke, run_piece
 from course_utils.grading.protocol import Pipe, ReplyError
 
 
@@ -173,8 +173,7 @@ def _define(request: dict[str, Any], namespace: dict[str, Any]) -> dict[str, Any
     faults = []
     for number, (source, cell, line) in enumerate(request["define"]):
         try:
-            padded = "\n" * (line - 1) + source  # so that errors name the notebook's lines
-            exec(compile(padded, f"cell {cell}", "exec"), namespace)
+            run_piece(source, cell, line, namespace)
         except BaseException as error:
             faults.append([number, describe(error)[:300]])
     return {"faults": faults[:50]}
