@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from course_utils.errors import CourseError
-from course_utils.grading.call import LocalCall, run_piece
+from course_utils.grading.call import LocalCall, describe, run_piece
 from course_utils.grading.checks import Result, Task, run_task, tasks
 from course_utils.grading.finding import Finding
 
@@ -150,17 +150,18 @@ def notebook(set: str, path: str | Path) -> list[Verdict]:
 def _judged(task: Task, book: Any) -> Verdict:
     namespace: dict[str, Any] = {"__name__": "submission"}
     pieces, _ = book.needed(task.functions)
+    faults: dict[str, str] = {}
     for piece in pieces:
         try:
             run_piece(piece.source, piece.cell, piece.line, namespace)
-        except Exception:  # as in the grader: the call then says what is missing
-            continue
-    functions = [namespace.get(name, _missing(name)) for name in task.functions]
+        except Exception as error:  # as in the grader: the call then says what is missing
+            faults |= dict.fromkeys(piece.names, f": {describe(error)}")
+    functions = [namespace.get(n, _missing(n, faults.get(n, ""))) for n in task.functions]
     return Verdict(task, tuple(run_task(task, LocalCall(functions))))
 
 
-def _missing(name: str) -> Callable[..., Any]:
+def _missing(name: str, why: str) -> Callable[..., Any]:
     def missing(*_: Any, **__: Any) -> Any:
-        raise NameError(f"the notebook defines no {name!r} that could be run")
+        raise NameError(f"the notebook defines no {name!r} that could be run{why}")
 
     return missing

@@ -14,7 +14,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from course_utils.grading.checks import Rounds, Task, run_task, tasks
-from course_utils.grading.notebook import Notebook, NotebookError, Piece, parse
+from course_utils.grading.notebook import (
+    MAX_NOTES,
+    Notebook,
+    NotebookError,
+    Piece,
+    looked_up,
+    parse,
+)
 from course_utils.grading.sandbox import Limits, Sandbox, SandboxBroken
 
 HIDDEN_SIZES = ((0, 4), (4, 8), (8, 13))  # a hidden round's size is drawn from each range
@@ -120,12 +127,14 @@ def mark(data: bytes, order: Order) -> Report:
     todo = [task for task in tasks(order.set) if not order.only or task.name in order.only]
     spent = {"sandbox": 0.0, "replies": 0.0}
     marks: list[TaskMark] = []
+    faults: dict[str, None] = {}  # what did not run, in order; tasks share definitions
     try:
         box = own_sandbox(order)
         warning, protection = box.warning, box.protection
         for task in todo:
             rounds = hidden_rounds(order, task, digest)
-            marks.append(_mark_task(task, book, order, rounds, started + order.seconds, spent))
+            deadline = started + order.seconds
+            marks.append(_mark_task(task, book, order, rounds, deadline, spent, faults))
     except SandboxBroken as error:
         close_sandbox()
         reason = f"the sandbox failed {ATTEMPTS} times, last: {error}; grade this one again"
@@ -133,7 +142,8 @@ def mark(data: bytes, order: Order) -> Report:
     total = time.monotonic() - started
     seconds = {"total": total, **spent, "checks": total - sum(spent.values())}
     return Report(
-        order.student, order.set, GRADED, "", digest, tuple(marks), tuple(_notes(book, todo)),
+        order.student, order.set, GRADED, "", digest, tuple(marks), 
+        (*_notes(book, todo), *list(faults)[:MAX_NOTES]),
         {name: text[:MAX_WRITTEN] for name, text in book.answers.items()},
         {task.name: book.solutions.get(task.name, "")[:MAX_WRITTEN] for task in todo},
         definitions(book.pieces, {name for task in todo for name in task.functions}),
@@ -171,8 +181,12 @@ def _mark_task(
     hidden: Rounds,
     deadline: float,
     spent: dict[str, float],
+    faults: dict[str, None],
 ) -> TaskMark:
-    """One process of the sandbox for one task. Raises SandboxBroken after ATTEMPTS."""
+    """One process of the sandbox for one task; adds to `spent` and `faults`.
+
+    Raises SandboxBroken after ATTEMPTS.
+    """
     pieces, _ = book.needed(task.functions)
     for attempt in range(ATTEMPTS):
         started = time.monotonic()
@@ -187,6 +201,12 @@ def _mark_task(
             time.sleep(0.2 * 4**attempt)  # a machine that is short of something needs a moment
     spent["sandbox"] += ready - started
     spent["replies"] += session.seconds - waited
+    used = looked_up(pieces, task.functions)
+    for number, said in session.faults:
+        piece = pieces[number] if number in range(len(pieces)) else None
+        if piece and used & set(piece.names):
+            names = ", ".join(piece.names)
+            faults[f"cell {piece.cell}: {names} could not be run: {said}"[:500]] = None
     checks = tuple(
         CheckMark(
             r.check, r.points, r.out_of, tuple(f.text(r.hidden) for f in r.findings),

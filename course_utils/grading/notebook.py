@@ -78,10 +78,7 @@ class Notebook:
 
         A name defined twice is kept twice: run in order, the last one counts, as in a notebook.
         """
-        binders: dict[str, list[Piece]] = {}
-        for piece in self.pieces:
-            for name in piece.names:
-                binders.setdefault(name, []).append(piece)
+        binders = _binders(self.pieces)
         wanted, todo = set[str](), list(functions)
         asked = set(todo)
         while todo:
@@ -91,12 +88,11 @@ class Notebook:
                 for piece in binders.pop(name, []):
                     todo.extend(piece.uses - wanted)
         kept = tuple(p for p in self.pieces if p.names == ("*",) or wanted & set(p.names))
-        notes = [*_redefined(kept, asked), *self._not_run(kept)]
+        notes = [*_redefined(kept, asked), *self._not_run(looked_up(kept, asked))]
         return kept, tuple(notes[:MAX_NOTES])
 
-    def _not_run(self, kept: tuple[Piece, ...]) -> list[Note]:
+    def _not_run(self, wanted: set[str]) -> list[Note]:
         bound = {name for piece in self.pieces for name in piece.names}
-        wanted = {name for piece in kept for name in _globals(piece.source)}
         return [
             Note(s.cell, s.line, f"{name!r} is computed when the cell runs, so the grader skips it;"
                  " write it as a literal, or compute it inside a function")
@@ -104,6 +100,31 @@ class Notebook:
             for name in s.names
             if name in wanted and name not in bound
         ]  # fmt: skip
+
+
+def looked_up(pieces: Iterable[Piece], functions: Iterable[str]) -> set[str]:
+    """The functions' names and all that they look up outside of themselves when they run.
+
+    `needed` keeps more, to be safe: also what only shares its name with a variable of theirs.
+    """
+    binders = _binders(pieces)
+    found, todo = set[str](), list(functions)
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            for piece in binders.get(name, ()):
+                todo.extend(_globals(piece.source))
+    return found
+
+
+def _binders(pieces: Iterable[Piece]) -> dict[str, list[Piece]]:
+    """name -> the statements that bind it, in the notebook's order."""
+    found: dict[str, list[Piece]] = {}
+    for piece in pieces:
+        for name in piece.names:
+            found.setdefault(name, []).append(piece)
+    return found
 
 
 def _globals(source: str) -> set[str]:

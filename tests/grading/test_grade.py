@@ -247,6 +247,19 @@ def test_the_solution_gets_full_points_and_the_blank_exercise_none(set, thread):
     assert (report.status, report.points) == ("graded", 0)
 
 
+def test_definitions_that_fail_are_told_once_and_cost_only_what_needs_them(thread):
+    book = made.solution()
+    source = "import nothing_like_this\ndef masked_sft_loss(a, b, c, how=nothing_like_this.x): pass"
+    made.with_code(book, "masked-sft-loss", source)
+    report = thread.submit(mark, json.dumps(book).encode(), ORDER).result()
+    points = {task.name: (task.points, task.out_of) for task in report.tasks}
+    assert points.pop("masked-sft-loss")[0] == 0
+    assert all(got == of for got, of in points.values())
+    assert len(report.notes) == 2
+    assert "nothing_like_this could not be run: ModuleNotFoundError" in report.notes[0]
+    assert "masked_sft_loss could not be run: NameError" in report.notes[1]
+
+
 def test_a_report_survives_json(thread):
     report = thread.submit(mark, json.dumps(made.solution()).encode(), ORDER).result()
     assert marking.from_json(json.loads(json.dumps(marking.as_json(report)))) == report
