@@ -21,6 +21,23 @@ def sha256(path: Path | str) -> str:
     return digest.hexdigest()
 
 
+@contextlib.contextmanager
+def waiting_lock(path: Path | str, waiting: str) -> Iterator[None]:
+    """Holds a lock file; prints `waiting` once where another process holds it, and waits."""
+    from filelock import FileLock, Timeout  # here: `course doctor` must run where it is missing
+
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(waiting, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _existing_parent(path: Path) -> Path:
     path = path.absolute()
     while not path.exists():

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from course_utils.errors import CourseError, WeightsError
-from course_utils.files import atomic_dir, sha256, write_atomic
+from course_utils.files import atomic_dir, sha256, waiting_lock, write_atomic
 
 NAME = "smollm2-135m-instruct"
 FORMAT = 1  # of the cached folder; raised when the conversion changes
@@ -104,7 +104,8 @@ def model_directory(full: bool = False) -> Path:
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _only_one(folder):
+        lock = folder.with_name(f".{folder.name}.lock")
+        with waiting_lock(lock, "another process is converting SmolLM2: waiting for it …"):
             reason = damage(folder, full)  # another process may have made it meanwhile
             if reason:
                 _build(folder, reason)
@@ -114,27 +115,6 @@ def model_directory(full: bool = False) -> Path:
             "another with the variable COURSE_CACHE"
         ) from error
     return folder
-
-
-class _only_one:  # a context manager; named like what it says at the call
-    """Waits while another process converts, and says so."""
-
-    def __init__(self, folder: Path) -> None:
-        from filelock import FileLock  # here: `course doctor` must run where it is missing
-
-        self._lock = FileLock(folder.with_name(f".{folder.name}.lock"))
-
-    def __enter__(self) -> None:
-        from filelock import Timeout
-
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            print("another process is converting SmolLM2: waiting for it …", flush=True)
-            self._lock.acquire()
-
-    def __exit__(self, *_: Any) -> None:
-        self._lock.release()
 
 
 def _build(folder: Path, reason: str) -> None:

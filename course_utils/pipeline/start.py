@@ -15,10 +15,9 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 import course_utils
 from course_utils.errors import CourseError
+from course_utils.files import waiting_lock
 from course_utils.pipeline.job import STAGES, Job
 from course_utils.training.jsonl import JsonLines
 from course_utils.training.run import RunLog
@@ -139,16 +138,9 @@ class Start:
     def _only_one(self, key: str) -> Iterator[None]:
         """Waits while another notebook makes the same model, and says so."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.directory / f".{key}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            print(f"another notebook is making the {_NAMES[key]}: waiting for it …", flush=True)
-            lock.acquire()
-        try:
+        waiting = f"another notebook is making the {_NAMES[key]}: waiting for it …"
+        with waiting_lock(self.directory / f".{key}.lock", waiting):
             yield
-        finally:
-            lock.release()
 
     def _job(self) -> Job:
         return Job(

