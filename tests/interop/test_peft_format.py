@@ -1,11 +1,10 @@
 """Our LoRA in PEFT's files: every layer, single ones, GPT-2's transposed weights, wrong requests.
 
-(tests/test_interop.py has a process read them that knows nothing of this package.)
+(test_interop.py has a process read them that knows nothing of this package.)
 """
 
 import copy
 import json
-from typing import Any
 
 import pytest
 import torch
@@ -14,29 +13,7 @@ from course_utils.adapters import apply_lora, merge_lora, remove_lora, save_as_p
 from course_utils.composition import AdapterSet, describe_base
 from course_utils.errors import CourseError
 
-
-def logits(model: Any, ids: Any) -> torch.Tensor:
-    with torch.no_grad():
-        return model(input_ids=torch.as_tensor(ids)[None]).logits[0]
-
-
-def louder(model: Any, times: float = 10.0) -> Any:
-    """A random model's logits are all about 0; larger weights make them differ."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                parameter.mul_(times)
-    return model
-
-
-def trained_lora(model: Any, **settings: Any) -> Any:
-    """Our LoRA with a B that is not zero any more."""
-    apply_lora(model, **settings)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith(".B"):
-                parameter.normal_(std=0.3)
-    return model.eval()
+from .made import logits, louder, trained_lora
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])

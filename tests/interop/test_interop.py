@@ -17,11 +17,13 @@ import pytest
 import torch
 
 from course_utils import publish
-from course_utils.adapters import apply_lora, save_as_peft
+from course_utils.adapters import save_as_peft
 from course_utils.training.reward_model import RewardModel, padding_id, sequence_classifier
 
+from .made import logits, louder, trained_lora
+
 _spec = importlib.util.spec_from_file_location(
-    "interop_conftest", Path(__file__).with_name("conftest.py")
+    "interop_conftest", Path(__file__).parents[1] / "conftest.py"
 )
 assert _spec is not None
 assert _spec.loader is not None
@@ -118,30 +120,6 @@ def ask_a_stranger(room: Path, tasks: list[list[str]]) -> dict[str, Any]:
     )
     assert done.returncode == 0, done.stderr
     return torch.load(room / "found.pt", weights_only=True)
-
-
-def logits(model: Any, ids: Any) -> torch.Tensor:
-    with torch.no_grad():
-        return model(input_ids=torch.as_tensor(ids)[None]).logits[0]
-
-
-def louder(model: Any, times: float = 10.0) -> Any:
-    """A random model's logits are all about 0; larger weights make them differ."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                parameter.mul_(times)
-    return model
-
-
-def trained_lora(model: Any, **settings: Any) -> Any:
-    """Our LoRA with a B that is not zero any more."""
-    apply_lora(model, **settings)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith(".B"):
-                parameter.normal_(std=0.3)
-    return model.eval()
 
 
 class Saved(NamedTuple):
@@ -357,7 +335,7 @@ def test_an_adapter_is_merged_and_wrong_requests_are_said(saved: Saved, tmp_path
 def test_the_page_on_interop_runs(tmp_path, monkeypatch) -> None:
     """Every block of docs/interop.md, in order, in one empty directory."""
     pytest.importorskip("gguf")
-    page = (Path(__file__).parents[1] / "docs" / "interop.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "interop.md").read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     blocks = re.findall(r"^```(python|bash)\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
